@@ -1,0 +1,482 @@
+"""Backend: every operation the library needs, each once as a plain array formula.
+
+`Backend(numpy)` is the CPU backend, the oracle of every faster one, and `Backend(cupy)` would be
+the unfused baseline on a GPU. A subclass overrides an operation only to make it faster or where its
+array library spells it differently. Rules of an operation:
+
+- outputs come first and are written in place; nothing is returned, and nothing is allocated that
+  grows with the batch, so that a recorded step can be replayed on the same memory;
+- `scratch` is memory of the stated shape that the formula may use; its content means nothing;
+- a scalar that changes from step to step (learning rate, α, β) may be a 0-d array;
+- in one call, all arrays of activation shape have one memory order; matrix products take any.
+
+Shapes: B rows (samples) in a batch, n units of a layer, C classes, P entries of the flat buffer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from .activations import Activation, Array
+from .pointwise import Pointwise
+
+Scalar = Any  # a Python float, or a 0-d array of the device
+Order = Literal["C", "F"]
+Method = TypeVar("Method", bound=Callable[..., None])
+
+OPERATIONS: list[str] = []
+
+
+def operation(method: Method) -> Method:
+    """Register a method of `Backend` as an operation: it can be recorded, and has parity tests."""
+    OPERATIONS.append(method.__name__)
+    return method
+
+
+def _is(scalar: Scalar, value: float) -> bool:
+    """Whether `scalar` is that constant; an array on a device is never looked into."""
+    return isinstance(scalar, (int, float)) and scalar == value
+
+
+class Backend:
+    """Arrays and operations on one device, in one floating-point type.
+
+    >>> import numpy
+    >>> backend = Backend(numpy)
+    >>> z = backend.asarray([[0.0, 2.0]])
+    >>> a = backend.empty(z.shape)
+    >>> backend.softmax(a, z)
+    >>> a.round(3).tolist()
+    [[0.11900000274181366, 0.8809999823570251]]
+    """
+
+    name = "cpu"
+    # Memory order of activations in a workspace. In Fortran order a batch is, in memory, the notes'
+    # own Z = W X with samples as columns, which the CPU's matrix products prefer (measured).
+    workspace_order: Order = "F"
+
+    def __init__(self, xp: Any = np, dtype: str = "float32") -> None:
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self._constants: dict[tuple[Any, ...], Array] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.dtype.name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from . import get_backend
+
+        return get_backend, (self.name, self.dtype.name)
+
+    # ---------------------------------------------------------------- arrays
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None, order: Order | None = None) -> Array:
+        """Return fresh memory, in C order unless asked otherwise."""
+        return self.xp.empty(shape, dtype or self.dtype, order=order or "C")
+
+    def scratch(self, like: Array) -> Array:
+        """Return memory for the inside of one operation, shaped and ordered as `like`."""
+        return self.xp.empty_like(like)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """Return zeros in C order."""
+        return self.xp.zeros(shape, dtype or self.dtype)
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """Return `array` on this device in `dtype` (this backend's own by default)."""
+        return self.xp.asarray(array, dtype=dtype or self.dtype)
+
+    def to_numpy(self, array: Array) -> Any:
+        """Return `array` on the host as a NumPy array."""
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        """Wait until all work given to the device is done."""
+
+    def _constant(self, kind: str, *key: Any) -> Array:
+        """Return a small constant vector, made once."""
+        if (kind, *key) not in self._constants:
+            xp = self.xp
+            if kind == "ones":
+                array = xp.ones(key[0], self.dtype)
+            elif kind == "classes":
+                array = xp.arange(key[0])
+            elif kind == "ranks":  # C, C-1, ..., 1: the first of equal maxima has the largest
+                array = xp.arange(key[0], 0, -1).astype(self.dtype)
+            else:  # "lattice": start, start + 1, ... times an odd multiplier, modulo 2³²
+                start, count, multiplier = key
+                numbers = np.arange(start, start + count, dtype=np.uint64) * np.uint64(multiplier)
+                array = xp.asarray(numbers.astype(np.uint32))
+            self._constants[kind, *key] = array
+        return self._constants[kind, *key]
+
+    # ------------------------------------------------------- a step's inputs
+
+    @operation
+    def begin_step(self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]) -> None:
+        """Copy line `clock` of each table (steps, ...) to its row (...), then clock += 1.
+
+        `clock` is a 0-d int64 array: which step of the epoch comes next.
+        """
+        for row, table in zip(rows, tables, strict=True):
+            table.take(clock, 0, row, "clip")
+        self.xp.add(clock, 1, out=clock)
+
+    @operation
+    def gather(self, out: Array, source: Array, index: Array) -> None:
+        """out[i] = source[index[i]]: the rows of a batch; `out` has the type of `source`."""
+        source.take(index, 0, out, "clip")
+
+    @operation
+    def normalize(self, out: Array, weights: Array) -> None:
+        """out = weights / Σ weights (B,); all zero where the sum is zero."""
+        total = weights.sum()
+        self.xp.divide(weights, self.xp.maximum(total, np.finfo(self.dtype).tiny), out=out)
+
+    # --------------------------------------------------------------- network
+
+    @operation
+    def matmul(
+        self,
+        out: Array,
+        a: Array,
+        b: Array,
+        alpha: Scalar = 1.0,
+        beta: Scalar = 0.0,
+        scratch: Array = None,
+    ) -> None:
+        """out ← β out + α a b. `scratch` has the shape of `out`; α = 1, β = 0 needs none."""
+        if _is(alpha, 1) and _is(beta, 0):
+            self.xp.matmul(a, b, out=out)
+        else:
+            self.xp.matmul(a, b, out=scratch)
+            self._blend(out, scratch, alpha, beta)
+
+    def _blend(self, out: Array, value: Array, alpha: Scalar, beta: Scalar) -> None:
+        """out ← β out + α value; `value` is destroyed."""
+        if not _is(alpha, 1):
+            value *= alpha
+        if not _is(beta, 1):
+            out *= beta
+        out += value
+
+    @operation
+    def bias_activation_forward(
+        self, a: Array, z: Array, bias: Array | None, activation: Activation
+    ) -> None:
+        """z += bias (n,) in place, then a = σ(z), both (B, n).
+
+        `a` and `z` may be the same array when the activation keeps its output.
+        """
+        if bias is not None:
+            z += bias
+        activation.forward(self.xp, a, z)
+
+    @operation
+    def bias_activation_backward(
+        self,
+        dz: Array,
+        bias_sink: Array | None,
+        da: Array,
+        kept: Array,
+        activation: Activation,
+        alpha: Scalar = 1.0,
+        beta: Scalar = 0.0,
+        scratch: Array = None,
+    ) -> None:
+        """dz = da ⊙ σ'(z) (B, n); bias_sink (n,) ← β bias_sink + α Σ_rows dz.
+
+        `kept` is a or z, as the activation says; `scratch` is (B, n). For the identity dz may be
+        da.
+        """
+        xp = self.xp
+        if dz is not da:
+            activation.derivative(xp, dz, kept, scratch)
+            dz *= da
+        if bias_sink is None:
+            return
+        ones = self._constant("ones", len(dz))
+        if _is(alpha, 1) and _is(beta, 0):
+            xp.matmul(ones, dz, out=bias_sink)
+        else:
+            sums = scratch[0]
+            xp.matmul(ones, dz, out=sums)
+            self._blend(bias_sink, sums, alpha, beta)
+
+    @operation
+    def dropout(
+        self, out: Array, x: Array, key: Scalar, rate: float, first_row: int, scratch: Array
+    ) -> None:
+        """out = x ⊙ mask / (1 - rate), shape (B, n); forward and backward (Srivastava et al. 2014).
+
+        The mask is a function of (key, row, unit) alone: an entry is kept where a 32-bit hash of
+        them is at least rate · 2³². `key` is uint32; `first_row` is the batch's first row in the
+        whole effective batch; `scratch` is uint32 (B, 2 n); `out` is not `x`.
+        """
+        xp, (rows, units) = self.xp, x.shape
+        h, t = scratch[:, :units], scratch[:, units:]
+        row = self._constant("lattice", first_row, rows, 0x9E3779B1)[:, None]
+        unit = self._constant("lattice", 0, units, 0x85EBCA77)
+        xp.add(row, unit, out=h)
+        h += key
+        # two multiply-xorshift rounds (Wellons' lowbias32), the key added once more between them
+        xp.right_shift(h, 16, out=t)
+        h ^= t
+        h *= 0x7FEB352D
+        xp.right_shift(h, 15, out=t)
+        h ^= t
+        h += key
+        h *= 0x846CA68B
+        xp.right_shift(h, 16, out=t)
+        h ^= t
+        xp.greater_equal(h, min(round(rate * 2**32), 2**32 - 1), out=out)
+        out *= 1 / (1 - rate)
+        out *= x
+
+    # ------------------------------------------------------------------ loss
+
+    @operation
+    def softmax(self, y: Array, z: Array) -> None:
+        """y_ij = e^z_ij / Σ_k e^z_ik, shape (B, C); the row's maximum is subtracted first."""
+        self.xp.subtract(z, z.max(axis=1, keepdims=True), out=y)
+        self.xp.exp(y, out=y)
+        y /= y.sum(axis=1, keepdims=True)
+
+    @operation
+    def softmax_cross_entropy(
+        self,
+        loss: Array,
+        correct: Array | None,
+        dz: Array,
+        z: Array,
+        target: Array,
+        weight: Scalar,
+        smoothing: float,
+        scratch: Array,
+    ) -> None:
+        """Sample losses l = -Σ_k ŷ_k log y_k (B,) with y = softmax(z), and dz = weight (y - ŷ).
+
+        `target` is integer labels (B,) or the distribution ŷ itself (B, C); with smoothing ε, ŷ
+        becomes (1 - ε) ŷ + ε / C. `weight` is a scalar or (B,). `correct` (B,) becomes 1 where the
+        largest output is the target's, the first one of equals. `z`, `dz`, `scratch` are (B, C).
+        """
+        xp, classes = self.xp, z.shape[1]
+        z.max(axis=1, out=loss)
+        xp.subtract(z, loss[:, None], out=dz)
+        if correct is not None:
+            self._count_correct(correct, dz, target, scratch)
+        self._target_distribution(scratch, target, smoothing, classes)
+        scratch *= dz
+        scratch.sum(axis=1, out=loss)
+        xp.exp(dz, out=dz)
+        total = scratch[:, 0]
+        dz.sum(axis=1, out=total)
+        dz /= total[:, None]
+        xp.log(total, out=total)
+        xp.subtract(total, loss, out=loss)  # Σ_k ŷ_k = 1, so log Σ e^z comes out of the sum
+        self._target_distribution(scratch, target, smoothing, classes)
+        dz -= scratch
+        dz *= self._column(weight)
+
+    def _target_distribution(
+        self, out: Array, target: Array, smoothing: float, classes: int
+    ) -> None:
+        """out = (1 - ε) ŷ + ε / C, with ŷ one-hot where `target` holds labels."""
+        if target.ndim == 1:
+            self.xp.equal(target[:, None], self._constant("classes", classes), out=out)
+        else:
+            out[...] = target
+        if smoothing:
+            out *= 1 - smoothing
+            out += smoothing / classes
+
+    def _count_correct(self, correct: Array, shifted: Array, target: Array, scratch: Array) -> None:
+        """correct (B,) = [argmax shifted = argmax target]; `shifted` has row maximum 0."""
+        xp, classes = self.xp, shifted.shape[1]
+        ranks = self._constant("ranks", classes)
+        xp.equal(shifted, 0, out=scratch)
+        scratch *= ranks
+        scratch.max(axis=1, out=correct)  # C - argmax
+        if target.ndim == 1:
+            correct += target
+            xp.equal(correct, classes, out=correct)
+        else:
+            best = target.max(axis=1)
+            xp.equal(target, best[:, None], out=scratch)
+            scratch *= ranks
+            scratch.max(axis=1, out=best)
+            xp.equal(correct, best, out=correct)
+
+    @staticmethod
+    def _column(weight: Scalar) -> Scalar:
+        """A vector of sample weights as a column; a scalar as it is."""
+        return weight[:, None] if getattr(weight, "ndim", 0) else weight
+
+    @operation
+    def pointwise_loss(
+        self,
+        loss: Array,
+        correct: Array | None,
+        dz: Array,
+        z: Array,
+        target: Array,
+        weight: Scalar,
+        formula: Pointwise,
+        parameter: float,
+        scratch: Array,
+    ) -> None:
+        """Sample losses: the mean over the K outputs of l(z, target) (B,); dz = weight ∂l/∂z / K.
+
+        `correct` (B,) becomes 1 where every output lies on the target's side: [z > 0] = [t > ½].
+        `z`, `target`, `dz`, `scratch` are (B, K); `weight` is a scalar or (B,).
+        """
+        xp, outputs = self.xp, z.shape[1]
+        if correct is not None:
+            xp.greater(z, 0, out=dz)
+            xp.greater(target, 0.5, out=scratch)
+            xp.equal(dz, scratch, out=dz)
+            dz.min(axis=1, out=correct)
+        formula.value(xp, scratch, z, target, dz, parameter)
+        scratch.sum(axis=1, out=loss)
+        loss /= outputs
+        formula.derivative(xp, dz, z, target, scratch, parameter)
+        dz *= self._column(weight)
+        if outputs > 1:
+            dz /= outputs
+
+    @operation
+    def accumulate(
+        self, total: Array, values: Array, weights: Array | None = None, scratch: Array = None
+    ) -> None:
+        """total += values, or weights ⊙ values; all (B,), `total` in float64."""
+        if weights is not None:
+            self.xp.multiply(values, weights, out=scratch)
+            values = scratch
+        total += values
+
+    # ---------------------------------------------------------------- update
+
+    @operation
+    def scale(self, w: Array, factor: Scalar) -> None:
+        """w *= factor: decoupled weight decay (Loshchilov and Hutter 2019)."""
+        w *= factor
+
+    @operation
+    def add_penalty(
+        self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
+    ) -> None:
+        """g += weight_decay w + l1 sign(w): the gradient of weight_decay ‖w‖²/2 + l1 ‖w‖₁."""
+        if weight_decay:
+            self.xp.multiply(w, weight_decay, out=scratch)
+            g += scratch
+        if l1:
+            self.xp.sign(w, out=scratch)
+            scratch *= l1
+            g += scratch
+
+    @operation
+    def clip_norm(self, g: Array, limit: float, scratch: Array) -> None:
+        """g *= min(1, limit / ‖g‖) for the whole flat gradient (Pascanu et al. 2013)."""
+        self.xp.multiply(g, g, out=scratch)
+        norm = self.xp.sqrt(scratch.sum())
+        g *= limit / self.xp.maximum(norm, limit)
+
+    @operation
+    def clip_rows(self, w: Array, limit: float, scratch: Array) -> None:
+        """Scale each row of w (n_out, n_in) whose norm exceeds `limit` to that norm (max-norm)."""
+        self.xp.multiply(w, w, out=scratch)
+        norms = self.xp.sqrt(scratch.sum(axis=1, keepdims=True))
+        w *= limit / self.xp.maximum(norms, limit)
+
+    @operation
+    def sgd_step(self, w: Array, g: Array, lr: Scalar, scratch: Array) -> None:
+        """w -= lr g."""
+        self.xp.multiply(g, lr, out=scratch)
+        w -= scratch
+
+    @operation
+    def momentum_step(
+        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+    ) -> None:
+        """v = μ v + g, w -= lr v (Polyak 1964)."""
+        v *= momentum
+        v += g
+        self.xp.multiply(v, lr, out=scratch)
+        w -= scratch
+
+    @operation
+    def nesterov_step(
+        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+    ) -> None:
+        """v = μ v + g, w -= lr (g + μ v) (Sutskever et al. 2013)."""
+        v *= momentum
+        v += g
+        self.xp.multiply(v, momentum, out=scratch)
+        scratch += g
+        scratch *= lr
+        w -= scratch
+
+    @operation
+    def adagrad_step(
+        self, w: Array, s: Array, g: Array, lr: Scalar, eps: float, scratch: Array
+    ) -> None:
+        """s += g², w -= lr g / (√s + ε) (Duchi et al. 2011)."""
+        xp = self.xp
+        xp.multiply(g, g, out=scratch)
+        s += scratch
+        self._scaled_update(w, g, s, lr, eps, scratch)
+
+    @operation
+    def rmsprop_step(
+        self, w: Array, s: Array, g: Array, lr: Scalar, rho: float, eps: float, scratch: Array
+    ) -> None:
+        """s = ρ s + (1 - ρ) g², w -= lr g / (√s + ε) (Tieleman and Hinton 2012)."""
+        self._moving_average(s, g, rho, 2, scratch)
+        self._scaled_update(w, g, s, lr, eps, scratch)
+
+    @operation
+    def adam_step(
+        self,
+        w: Array,
+        m: Array,
+        v: Array,
+        g: Array,
+        lr: Scalar,
+        correction: Scalar,
+        betas: tuple[float, float],
+        eps: float,
+        scratch: Array,
+    ) -> None:
+        """m = β₁ m + (1 - β₁) g, v = β₂ v + (1 - β₂) g², w -= lr m / (correction √v + ε).
+
+        Kingma and Ba 2015. With step t = 1, 2, ... the caller passes lr = lr₀ / (1 - β₁ᵗ) and
+        correction = 1 / √(1 - β₂ᵗ).
+        """
+        xp = self.xp
+        self._moving_average(m, g, betas[0], 1, scratch)
+        self._moving_average(v, g, betas[1], 2, scratch)
+        xp.sqrt(v, out=scratch)
+        scratch *= correction
+        scratch += eps
+        xp.divide(m, scratch, out=scratch)
+        scratch *= lr
+        w -= scratch
+
+    def _moving_average(self, s: Array, g: Array, rho: float, power: int, scratch: Array) -> None:
+        """s = ρ s + (1 - ρ) g^power."""
+        s *= rho
+        self.xp.multiply(g, 1 - rho, out=scratch)
+        if power == 2:
+            scratch *= g
+        s += scratch
+
+    def _scaled_update(
+        self, w: Array, g: Array, s: Array, lr: Scalar, eps: float, scratch: Array
+    ) -> None:
+        """w -= lr g / (√s + ε)."""
+        self.xp.sqrt(s, out=scratch)
+        scratch += eps
+        self.xp.divide(g, scratch, out=scratch)
+        scratch *= lr
+        w -= scratch

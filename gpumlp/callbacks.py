@@ -1,0 +1,166 @@
+"""Callbacks: what happens at the events of a training run, and early stopping and progress as such.
+
+The trainer calls these methods and knows nothing of what they do. A callback may read the trainer
+(`trainer.history`, `trainer.model`, `trainer.step` ...) and end the run with
+`trainer.stop(reason)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, isnan
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from .backend import Array
+from .metrics import METRICS
+
+if TYPE_CHECKING:
+    from .trainer import Record, Trainer
+
+
+class Callback:
+    """Does nothing at every event; override what you need.
+
+    `every_steps` makes the trainer stop at each multiple of that many steps for `on_step`.
+    """
+
+    every_steps: int | None = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Before the first step of a `fit`."""
+
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        """Before the first step of an epoch."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """After each multiple of `every_steps` steps."""
+
+    def on_progress(self, trainer: Trainer) -> None:
+        """Several times a second, between two steps."""
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """After an epoch and its validation; `record` is its line of the history."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """After the last step, also of a run that was stopped."""
+
+
+def greater_is_better(monitor: str) -> bool:
+    """Return whether a quantity of the history, such as "val_accuracy", should grow.
+
+    >>> greater_is_better("val_accuracy"), greater_is_better("val_loss")
+    (True, False)
+    """
+    metric = METRICS.get(monitor.removeprefix("val_"))
+    return metric is not None and metric.greater_is_better
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop when a monitored quantity has not improved for `patience` epochs (Prechelt 1998).
+
+    Args:
+        monitor: a quantity of the history, such as "val_loss" or "val_accuracy".
+        patience: epochs without improvement to wait for.
+        min_delta: the least change that counts as improvement.
+        restore_best: give the model the parameters of the best epoch at the end.
+
+    Raises ValueError at the end of the first epoch when the history has no such quantity.
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 10
+    min_delta: float = 0.0
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        self.sign = -1.0 if greater_is_better(self.monitor) else 1.0
+        self.best, self.best_epoch, self.waited = inf, 0, 0
+        self._best_values: Array = None
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """Compare with the best epoch so far."""
+        if self.monitor not in record:
+            known = ", ".join(record)
+            raise ValueError(f'cannot monitor "{self.monitor}"; the history has {known}')
+        value = self.sign * record[self.monitor]
+        if value < self.best - self.min_delta or self.best_epoch == 0:
+            self.best = inf if isnan(value) else value
+            self.best_epoch, self.waited = trainer.epoch, 0
+            if self.restore_best:
+                self._best_values = trainer.model.flat.values.copy()
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                trainer.stop(
+                    f"{self.monitor} has not improved on epoch {self.best_epoch} "
+                    f"for {self.waited} epochs"
+                )
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Restore the best epoch's parameters."""
+        if self._best_values is not None:
+            trainer.model.flat.values[...] = self._best_values
+            trainer.best_epoch = self.best_epoch
+
+
+class ProgressBar(Callback):
+    """A tqdm bar over all steps, on stderr; off a terminal one line per epoch instead.
+
+    `bar=False` writes the lines on a terminal too.
+    """
+
+    def __init__(self, bar: bool = True) -> None:
+        self._bar: Any = None
+        self._disable = None if bar else True  # None: tqdm looks whether stderr is a terminal
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Open the bar."""
+        self._bar = tqdm(
+            total=trainer.last_step,
+            initial=trainer.step,
+            unit="step",
+            disable=self._disable,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    def on_progress(self, trainer: Trainer) -> None:
+        """Move the bar."""
+        self._bar.set_description_str(f"epoch {trainer.epoch}/{trainer.last_epoch}", refresh=False)
+        self._bar.set_postfix_str(f"loss {trainer.running_loss:.4f}", refresh=False)
+        self._bar.update(trainer.step - self._bar.n)
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """Write the epoch's line, above the bar on a terminal."""
+        tqdm.write(format_record(record, trainer.last_epoch), file=_stderr())
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+def format_record(record: Record, epochs: int) -> str:
+    """Return an epoch's line of the history for reading.
+
+    >>> format_record({"epoch": 3, "loss": 0.25, "val_accuracy": 0.9, "seconds": 1.5}, 20)
+    'epoch  3/20  loss 0.2500  val_accuracy 0.9000  1.5 s'
+    """
+    hidden = ("epoch", "step", "lr", "seconds", "samples_per_s", "total_loss", "penalty")
+    shown = [f"{name} {value:.4f}" for name, value in record.items() if name not in hidden]
+    return "  ".join(
+        [
+            f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
+            *shown,
+            f"{record['seconds']:.1f} s",
+        ]
+    )
+
+
+def _stderr() -> Any:
+    import sys
+
+    return sys.stderr

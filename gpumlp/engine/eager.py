@@ -1,0 +1,25 @@
+"""EagerEngine: runs the step's code anew each time, on a workspace that is used again."""
+
+import numpy as np
+
+from ..backend import RecordingBackend, Workspace
+from .step import TrainingStep
+
+
+class EagerEngine:
+    """Calls every layer, loss and optimizer at each step: easiest to debug and to profile."""
+
+    name = "eager"
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step = step
+        self._workspace = Workspace(step.backend)
+
+    def run(self, n: int) -> None:
+        """Run the next n steps of the epoch."""
+        backend = RecordingBackend(self._step.backend, self._workspace)
+        # a diverging run is found by the trainer's check of the loss, not by warnings of NumPy
+        with np.errstate(all="ignore"):
+            for rows in self._step.batches.take(n):
+                self._workspace.position = 0
+                self._step(backend, rows)

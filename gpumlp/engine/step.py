@@ -1,0 +1,179 @@
+"""TrainingStep: what one step does, written once: batch, forward, loss, backward, update.
+
+batch      the next rows in the epoch's order
+forward    z = x Wᵀ + b, a = σ(z), layer after layer
+loss       the sample losses, and dl/dz of the output layer
+backward   dl/dz of every layer by the chain rule; dl/dW = dzᵀ x
+update     W ← W - η dl/dW, or what the optimizer makes of it
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import Array, Backend, RecordingBackend
+from ..losses import Loss
+from ..model import Sequential
+from ..optimizers import Optimizer
+from ..parameters import accumulating_sink, gradient_sink
+from ..randomness import dropout_keys, permutation
+
+
+@dataclass
+class Batches:
+    """The rows of the training data in the order of an epoch.
+
+    Args:
+        x, target, weight: the data on the device: (N, D), (N,) or (N, K), and (N,) or None.
+        size: rows of a micro-batch; N or more means the whole data at once, without a copy.
+        accumulate: micro-batches whose gradients make one update.
+        shuffle: whether each epoch has its own order, a function of (seed, epoch).
+    """
+
+    x: Array
+    target: Array
+    weight: Array | None
+    size: int
+    accumulate: int
+    shuffle: bool
+    seed: int
+    host_weight: np.ndarray | None = None  # `weight` on the host
+    position: int = 0  # steps of this epoch that were taken
+
+    def __post_init__(self) -> None:
+        self.count = len(self.x)
+        self.size = min(self.size, self.count)
+        self.effective = min(self.size * self.accumulate, self.count)
+        self.steps = -(-self.count // self.effective)
+
+    @property
+    def whole(self) -> bool:
+        """Whether each step uses all data in one batch."""
+        return self.size == self.count
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the epoch's row numbers: int64 (steps, effective), the last line padded."""
+        shuffled = self.shuffle and not self.whole
+        numbers = permutation(self.count, self.seed, epoch) if shuffled else np.arange(self.count)
+        if self.host_weight is not None:
+            self._weight_sums = np.cumsum(self.host_weight[numbers])
+        order = np.zeros(self.steps * self.effective, np.int64)
+        order[: self.count] = numbers
+        return order.reshape(self.steps, self.effective)
+
+    @property
+    def rows_taken(self) -> int:
+        """Rows of the steps of this epoch that were taken."""
+        return min(self.position * self.effective, self.count)
+
+    @property
+    def weight_taken(self) -> float:
+        """Their sum of weights: what the sum of their weighted losses is divided by."""
+        if self.host_weight is None:
+            return float(self.rows_taken)
+        # where all weights are zero so is the weighted sum, and the cost is called 0
+        return float(self._weight_sums[self.rows_taken - 1]) or 1.0
+
+    def take(self, n: int) -> Iterator[int]:
+        """Yield the rows of each of the next n steps: `effective`, at the epoch's end the rest."""
+        if self.position + n > self.steps:
+            raise ValueError(f"{n} steps go past the end of the epoch")
+        for _ in range(n):
+            self.position += 1
+            last = self.position == self.steps
+            yield self.count - (self.steps - 1) * self.effective if last else self.effective
+
+
+class TrainingStep:
+    """One training step of a model on batches; calling it runs the step on a backend.
+
+    Also holds what an epoch's steps share on the device: clock, order, tables, and the running sums
+    of sample losses and of correct rows, which are read at events only.
+    """
+
+    def __init__(
+        self, model: Sequential, loss: Loss, optimizer: Optimizer, batches: Batches
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.batches = model, loss, optimizer, batches
+        self.backend: Backend = model.backend
+        optimizer.bind(model.flat, self.backend)
+        self.writes_through = optimizer.writes_through and batches.accumulate == 1
+        backend, effective = self.backend, batches.effective
+        self._clock = backend.zeros((), np.int64)
+        self._index = backend.zeros((effective,), np.int64)
+        self._keys = backend.zeros((len(model.layers),), np.uint32)
+        # filled anew each epoch, at the same address, because recorded calls hold them
+        self._order = backend.zeros((batches.steps, effective), np.int64)
+        self._table = backend.zeros((batches.steps, len(optimizer.row)))
+        self._key_table = backend.zeros((batches.steps, len(model.layers)), np.uint32)
+        self._losses = backend.zeros((effective,), np.float64)
+        self._correct = backend.zeros((effective,), np.float64)
+
+    def begin_epoch(self, epoch: int, first_step: int, factors: np.ndarray) -> None:
+        """Upload what this epoch's steps need; `factors` multiply the learning rate, (steps,)."""
+        backend, batches = self.backend, self.batches
+        table = self.optimizer.table(factors, first_step)
+        keys = dropout_keys(self.model.seed, len(self.model.layers), first_step, batches.steps)
+        self._table[...] = backend.asarray(table)
+        self._key_table[...] = backend.asarray(keys, np.uint32)
+        self._order[...] = backend.asarray(batches.order(epoch), np.int64)
+        for counter in (self._clock, self._losses, self._correct):
+            counter[...] = 0
+        batches.position = 0
+
+    def sums(self) -> tuple[float, float]:
+        """Return (Σ w l, number of correct rows) of the epoch so far; waits for the device."""
+        return float(self._losses.sum()), float(self._correct.sum())
+
+    def __call__(self, backend: RecordingBackend, rows: int) -> None:
+        """Run one step over an effective batch of `rows` rows."""
+        batches = self.batches
+        targets = [self.optimizer.row, self._keys, self._index]
+        tables = [self._table, self._key_table, self._order]
+        used = slice(None) if not batches.whole else slice(2)
+        backend.begin_step(self._clock, targets[used], tables[used])
+        weights = factors = None
+        if batches.weight is not None:
+            weights = factors = self._rows(backend, batches.weight, slice(rows))
+            if self.loss.reduction == "mean":
+                factors = backend.empty(weights.shape)
+                backend.normalize(factors, weights)
+        position = backend.workspace.position  # micro-batches take turns in the same memory
+        for start in range(0, rows, batches.size):
+            backend.workspace.position = position
+            part = slice(start, min(start + batches.size, rows))
+            self._micro_batch(backend, part, rows, weights, factors)
+        self.optimizer.update(backend, self.writes_through)
+
+    def _micro_batch(
+        self, backend: Backend, part: slice, rows: int, weights: Array | None, factors: Array | None
+    ) -> None:
+        """Forward, loss and backward over the rows `part` of an effective batch of `rows` rows."""
+        x = self._rows(backend, self.batches.x, part)
+        target = self._rows(backend, self.batches.target, part)
+        keys = self._keys if self.model.has_dropout else None
+        z = self.model.forward(x, keys=keys, first_row=part.start, backend=backend)
+        factor = 1.0 if self.loss.reduction == "sum" else 1.0 / rows
+        losses, correct, dz = self.loss.apply(
+            z, target, factor if factors is None else factors[part], backend, count=True
+        )
+        scratch = None if weights is None else backend.scratch(losses)
+        backend.accumulate(
+            self._losses[part], losses, None if weights is None else weights[part], scratch
+        )
+        if correct is not None:
+            backend.accumulate(self._correct[part], correct)
+        into = gradient_sink if part.start == 0 else accumulating_sink
+        if self.writes_through:
+            into = self.optimizer.sink
+        self.model.backward(dz, into=into, input_gradient=False, backend=backend)
+
+    def _rows(self, backend: Backend, source: Array, part: slice) -> Array:
+        """Gather rows of the data; the data itself where a step uses all of it."""
+        if self.batches.whole:
+            return source
+        index = self._index[part]
+        out = backend.empty((len(index), *source.shape[1:]), source.dtype, order="C")
+        backend.gather(out, source, index)
+        return out

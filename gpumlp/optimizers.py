@@ -1,0 +1,365 @@
+"""Optimizers: how a gradient changes the parameters; gradient descent and its descendants.
+
+An optimizer works on the flat buffer. What changes from step to step (learning rate, bias
+corrections, decay factors) is a line of a table: computed on the host in float64, copied to fixed
+addresses (`row`), and read there by the operations, so that a recorded step stays valid.
+
+It also chooses where the backward pass writes weight gradients (`sink`): plain gradient descent
+lets the matrix product itself write W ← (1 - lr·decay) W - lr·dW, and no gradient is ever stored.
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+
+from .backend import Array, Backend, Scalar
+from .model import Sequential
+from .parameters import FlatParameters, Parameter, Sink, gradient_sink
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "lr": ("> 0", lambda value: value > 0),
+    "clip_norm": ("> 0", lambda value: value > 0),
+    "eps": ("> 0", lambda value: value > 0),
+    "weight_decay": (">= 0", lambda value: value >= 0),
+    "l1": (">= 0", lambda value: value >= 0),
+    "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "rho": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "betas": ("two numbers in [0, 1)", lambda value: 0 <= value < 1),
+}
+
+
+@dataclass(repr=False, eq=False)
+class Optimizer:
+    """What all optimizers share.
+
+    Args:
+        lr: learning rate η > 0, which a schedule multiplies.
+        weight_decay: L2: adds weight_decay · W to the gradient (`AdamW` decays W itself instead).
+        l1: adds l1 · sign(W).
+        clip_norm: largest norm of the whole gradient, penalties excluded.
+
+    Biases have neither decay nor L1. Raises ValueError for values out of range.
+    """
+
+    lr: float
+    _: KW_ONLY
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    clip_norm: float | None = None
+
+    name: ClassVar[str] = ""
+    slots: ClassVar[tuple[str, ...]] = ()  # names of the flat arrays of state
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            given = getattr(self, field.name)
+            allowed, in_range = RANGES[field.name]
+            if given is not None and not all(map(in_range, np.atleast_1d(given))):
+                raise ValueError(f"{field.name} must be {allowed}, got {given}")
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+        self._decays: list[float] = []
+        self._flat: FlatParameters | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(lr={self.lr})"
+
+    def bind(self, flat: FlatParameters, backend: Backend) -> None:
+        """Take charge of these parameters, with fresh state; the same ones again keep it."""
+        if self._flat is flat:
+            return
+        self._flat = flat
+        self.steps = 0
+        self.state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
+        self._decays = sorted({decay for _, decay in flat.decay_ranges(self.weight_decay)})
+        self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
+
+    @property
+    def flat(self) -> FlatParameters:
+        """The parameters this optimizer was bound to."""
+        if self._flat is None:
+            raise ValueError(f"{self!r} has no parameters yet: call bind, step or Trainer.fit")
+        return self._flat
+
+    def step(self, model: Sequential, factor: float = 1.0) -> None:
+        """Update the model's parameters from the gradients of its last `backward`.
+
+        `factor` multiplies the learning rate (a schedule's value for this step).
+        """
+        self.bind(model.flat, model.backend)
+        table = self.table(np.array([factor]), self.steps)
+        self.row[...] = model.backend.asarray(table[0])
+        self.update(model.backend)
+        self.steps += 1
+
+    # ------------------------------------------------------ a step, recorded
+
+    def table(self, factors: np.ndarray, first_step: int) -> np.ndarray:
+        """Return the lines of steps first_step, first_step + 1, ...: float64 (steps, columns)."""
+        t = first_step + 1.0 + np.arange(len(factors))
+        return np.stack(list(self._columns(self.lr * factors, t).values()), axis=1)
+
+    def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        """Name → the value at each step; `t` counts from 1."""
+        return {"lr": lr}
+
+    def scalar(self, column: str) -> Scalar:
+        """Return this step's value of a column: a 0-d view of `row`."""
+        i = list(self._columns(np.ones(1), np.ones(1))).index(column)
+        return self.row[i : i + 1].reshape(())
+
+    @property
+    def writes_through(self) -> bool:
+        """Whether the backward product may write into something other than the gradient."""
+        return False
+
+    def sink(self, parameter: Parameter) -> Sink:
+        """Return where the backward pass writes a gradient; only if `writes_through`."""
+        return gradient_sink(parameter)
+
+    def update(self, backend: Backend, written_through: bool = False) -> None:
+        """Run the operations of one update; `row` holds the step's scalars."""
+        flat = self.flat
+        if not written_through:
+            if self.clip_norm is not None:
+                backend.clip_norm(flat.gradients, self.clip_norm, backend.scratch(flat.gradients))
+            self._add_penalties(flat.gradients, backend)
+            self._update(backend)
+        for parameter in flat.parameters:
+            if parameter.max_norm is not None and parameter.is_weight:
+                w = parameter.value
+                backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
+
+    def _add_penalties(self, g: Array, backend: Backend, l2: bool = True) -> None:
+        w = self.flat.values
+        weights = slice(0, self.flat.weights_end)
+        if l2:
+            for part, decay in self.flat.decay_ranges(self.weight_decay):
+                backend.add_penalty(g[part], w[part], decay, 0.0, backend.scratch(w[part]))
+        if self.l1:
+            backend.add_penalty(g[weights], w[weights], 0.0, self.l1, backend.scratch(w[weights]))
+
+    def _update(self, backend: Backend) -> None:
+        raise NotImplementedError
+
+    def penalty(self) -> float:
+        """Return Σ decay ‖W‖²/2 + l1 ‖W‖₁, what the regulariser adds to the cost."""
+        values = self.flat.values
+        total = sum(
+            decay / 2 * float((values[part] ** 2).sum(dtype="float64"))
+            for part, decay in self.flat.decay_ranges(self.weight_decay)
+        )
+        if self.l1:
+            weights = values[: self.flat.weights_end]
+            total += self.l1 * float(abs(weights).sum(dtype="float64"))
+        return total
+
+
+@dataclass(repr=False, eq=False)
+class SGD(Optimizer):
+    """Gradient descent, the notes' step 3: W ← W - η ∂L/∂W.
+
+    >>> SGD(lr=0.1).table(np.array([1.0, 0.5]), first_step=0).tolist()
+    [[0.1, -0.1], [0.05, -0.05]]
+    """
+
+    name: ClassVar[str] = "sgd"
+
+    lr: float = 0.1
+
+    def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        keep = {f"keep {decay}": 1 - lr * decay for decay in self._decays}
+        return {"lr": lr, "-lr": -lr, **keep}
+
+    @property
+    def writes_through(self) -> bool:
+        """Unless the whole gradient must be seen first."""
+        return self.clip_norm is None and not self.l1
+
+    def sink(self, parameter: Parameter) -> Sink:
+        """W ← (1 - lr·decay) W - lr·dW."""
+        decay = self.weight_decay if parameter.weight_decay is None else parameter.weight_decay
+        keep = self.scalar(f"keep {decay}") if decay and parameter.is_weight else 1.0
+        return Sink(parameter.value, self.scalar("-lr"), keep)
+
+    def _update(self, backend: Backend) -> None:
+        flat = self.flat
+        backend.sgd_step(
+            flat.values, flat.gradients, self.scalar("lr"), backend.scratch(flat.values)
+        )
+
+
+@dataclass(repr=False, eq=False)
+class Momentum(Optimizer):
+    """Gradient descent with momentum: v ← μ v + g, W ← W - η v (Polyak 1964)."""
+
+    name: ClassVar[str] = "momentum"
+    slots: ClassVar[tuple[str, ...]] = ("velocity",)
+
+    lr: float = 0.05
+    _: KW_ONLY
+    momentum: float = 0.9
+
+    @property
+    def writes_through(self) -> bool:
+        """Unless the whole gradient must be seen first."""
+        return self.clip_norm is None
+
+    def sink(self, parameter: Parameter) -> Sink:
+        """V ← μ v + dW."""
+        return Sink(parameter.view(self.state["velocity"]), 1.0, self.momentum)
+
+    def update(self, backend: Backend, written_through: bool = False) -> None:
+        """As in `Optimizer`; what was written through lacks the penalties and the step."""
+        if written_through:
+            velocity = self.state["velocity"]
+            self._add_penalties(velocity, backend)
+            w = self.flat.values
+            backend.sgd_step(w, velocity, self.scalar("lr"), backend.scratch(w))
+        super().update(backend, written_through)
+
+    def _update(self, backend: Backend) -> None:
+        flat, w = self.flat, self.flat.values
+        backend.momentum_step(
+            w,
+            self.state["velocity"],
+            flat.gradients,
+            self.scalar("lr"),
+            self.momentum,
+            backend.scratch(w),
+        )
+
+
+class Nesterov(Momentum):
+    """Nesterov's momentum: v ← μ v + g, W ← W - η (g + μ v) (Sutskever et al. 2013)."""
+
+    name: ClassVar[str] = "nesterov"
+
+    @property
+    def writes_through(self) -> bool:
+        """Never: the step needs g besides v."""
+        return False
+
+    def _update(self, backend: Backend) -> None:
+        flat, w = self.flat, self.flat.values
+        backend.nesterov_step(
+            w,
+            self.state["velocity"],
+            flat.gradients,
+            self.scalar("lr"),
+            self.momentum,
+            backend.scratch(w),
+        )
+
+
+@dataclass(repr=False, eq=False)
+class Adagrad(Optimizer):
+    """Adagrad: s ← s + g², W ← W - η g / (√s + ε) (Duchi et al. 2011)."""
+
+    name: ClassVar[str] = "adagrad"
+    slots: ClassVar[tuple[str, ...]] = ("square",)
+
+    lr: float = 0.01
+    _: KW_ONLY
+    eps: float = 1e-8
+
+    def _update(self, backend: Backend) -> None:
+        flat, w = self.flat, self.flat.values
+        backend.adagrad_step(
+            w,
+            self.state["square"],
+            flat.gradients,
+            self.scalar("lr"),
+            self.eps,
+            backend.scratch(w),
+        )
+
+
+@dataclass(repr=False, eq=False)
+class RMSProp(Optimizer):
+    """RMSProp: s ← ρ s + (1 - ρ) g², W ← W - η g / (√s + ε) (Tieleman and Hinton 2012)."""
+
+    name: ClassVar[str] = "rmsprop"
+    slots: ClassVar[tuple[str, ...]] = ("square",)
+
+    lr: float = 0.001
+    _: KW_ONLY
+    rho: float = 0.99
+    eps: float = 1e-8
+
+    def _update(self, backend: Backend) -> None:
+        flat, w = self.flat, self.flat.values
+        backend.rmsprop_step(
+            w,
+            self.state["square"],
+            flat.gradients,
+            self.scalar("lr"),
+            self.rho,
+            self.eps,
+            backend.scratch(w),
+        )
+
+
+@dataclass(repr=False, eq=False)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), with the bias corrections of step t = 1, 2, ...
+
+    m ← β₁ m + (1 - β₁) g,  v ← β₂ v + (1 - β₂) g²,
+    W ← W - η (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
+    """
+
+    name: ClassVar[str] = "adam"
+    slots: ClassVar[tuple[str, ...]] = ("mean", "square")
+
+    lr: float = 0.001
+    _: KW_ONLY
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        beta1, beta2 = self.betas
+        return {"lr": lr / (1 - beta1**t), "correction": 1 / np.sqrt(1 - beta2**t)}
+
+    def _update(self, backend: Backend) -> None:
+        flat, w = self.flat, self.flat.values
+        backend.adam_step(
+            w,
+            self.state["mean"],
+            self.state["square"],
+            flat.gradients,
+            self.scalar("lr"),
+            self.scalar("correction"),
+            self.betas,
+            self.eps,
+            backend.scratch(w),
+        )
+
+
+@dataclass(repr=False, eq=False)
+class AdamW(Adam):
+    """Adam with decoupled decay: first W ← (1 - η·weight_decay) W (Loshchilov and Hutter 2019)."""
+
+    name: ClassVar[str] = "adamw"
+
+    _: KW_ONLY
+    weight_decay: float = 0.01
+
+    def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        keep = {f"keep {decay}": 1 - lr * decay for decay in self._decays}
+        return {**super()._columns(lr, t), **keep}
+
+    def _add_penalties(self, g: Array, backend: Backend, l2: bool = True) -> None:
+        super()._add_penalties(g, backend, l2=False)
+
+    def _update(self, backend: Backend) -> None:
+        for part, decay in self.flat.decay_ranges(self.weight_decay):
+            backend.scale(self.flat.values[part], self.scalar(f"keep {decay}"))
+        super()._update(backend)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    optimizer.name: optimizer
+    for optimizer in (SGD, Momentum, Nesterov, Adagrad, RMSProp, Adam, AdamW)
+}

@@ -1,0 +1,277 @@
+"""Trainer: epochs over the data, validation, history, and the events at which callbacks are called.
+
+It knows protocols only: engines run steps, callbacks watch; no files, no arguments, no kernels.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .backend import Array
+from .callbacks import Callback, ProgressBar
+from .engine import Batches, Engine, TrainingStep, get_engine
+from .errors import DivergedError
+from .losses import Loss, PointwiseLoss, SoftmaxCrossEntropy
+from .metrics import evaluate, select
+from .model import Sequential
+from .optimizers import Optimizer
+from .schedules import Constant, Plateau, Schedule
+
+Record = dict[str, Any]
+PROGRESS_SECONDS = 0.1
+
+
+class History(list[Record]):
+    """One record per epoch: a dict of numbers.
+
+    >>> History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]).column("loss")
+    [0.5, 0.25]
+    """
+
+    def column(self, name: str) -> list[Any]:
+        """Return one quantity over the epochs; KeyError when no epoch has it."""
+        if not any(name in record for record in self):
+            raise KeyError(name)
+        return [record.get(name) for record in self]
+
+
+class Trainer:
+    """Trains a network by (variants of) gradient descent on mini-batches.
+
+    Args:
+        model, loss, optimizer: what to train, how good it is, how to improve it.
+        schedule: multiplies the optimizer's learning rate; constant by default.
+        batch_size: rows of a batch, or "full": the literal gradient descent of the notes.
+        accumulate: batches whose gradients are added up for one update.
+        shuffle: whether every epoch has its own order of the rows.
+        seed: of that order.
+        engine: "auto", "eager" or "graph", see `engine`.
+        metrics: names of validation metrics, see `metrics.METRICS`; by default the task's.
+        callbacks: called at each event, in this order.
+        progress: whether to show a progress bar and a line per epoch on stderr.
+
+    Raises ValueError for values out of range.
+
+    >>> import numpy as np
+    >>> from gpumlp.layers import Dense
+    >>> from gpumlp.optimizers import Adam
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> model = Sequential(Dense(2, 8, "tanh"), Dense(8, 2), seed=1)
+    >>> trainer = Trainer(model, SoftmaxCrossEntropy(), Adam(lr=0.1), batch_size="full")
+    >>> history = trainer.fit(x, np.array([0, 1, 1, 0]), epochs=50)
+    >>> history[-1]["accuracy"]
+    1.0
+    >>> trainer.predict(x).argmax(axis=1).tolist()
+    [0, 1, 1, 0]
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        schedule: Schedule | None = None,
+        batch_size: int | str = 64,
+        accumulate: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        engine: str = "auto",
+        metrics: Sequence[str] | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool = False,
+    ) -> None:
+        if batch_size != "full" and (isinstance(batch_size, str) or batch_size < 1):
+            raise ValueError(f'batch_size must be a positive integer or "full", got {batch_size!r}')
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        loss.backend = model.backend
+        self.schedule = schedule or Constant()
+        self.batch_size, self.accumulate, self.shuffle = batch_size, accumulate, shuffle
+        self.seed, self.engine_name = seed, engine
+        self.callbacks = [*callbacks, *([ProgressBar()] if progress else [])]
+        self.task = _task(loss, model)
+        self.metrics = [metric.name for metric in select(self.task, metrics)]
+        self.history = History()
+        self.epoch = 0  # the epoch under way, counted from 1
+        self.best_epoch: int | None = None
+        self.last_epoch = self.last_step = 0
+        self.running_loss = float("nan")
+        self.stop_reason: str | None = None
+
+    @property
+    def step(self) -> int:
+        """Number of updates made so far."""
+        return self.optimizer.steps
+
+    def stop(self, reason: str) -> None:
+        """End training after the event under way; `stop_reason` keeps why."""
+        self.stop_reason = reason
+
+    def fit(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        epochs: int = 10,
+        max_steps: int | None = None,
+        sample_weight: Array | None = None,
+        validation: tuple[Array, ...] | None = None,
+    ) -> History:
+        """Train for `epochs` more epochs, or `max_steps` more steps if that is sooner.
+
+        Args:
+            x: rows (N, D).
+            y: targets (N,) or (N, K), as the loss takes them.
+            epochs: how many more epochs.
+            max_steps: how many more steps at most.
+            sample_weight: (N,), >= 0.
+            validation: (x, y) or (x, y, sample_weight), evaluated after each epoch.
+
+        Returns the history, also of earlier calls. Raises DivergedError when the loss is no longer
+        finite, and ValueError when lengths do not fit.
+        """
+        backend = self.model.backend
+        rows = len(x)
+        for name, array in (("y", y), ("sample_weight", sample_weight)):
+            if array is not None and len(array) != rows:
+                raise ValueError(f"x has {rows} rows, {name} has {len(array)}")
+        if rows == 0:
+            raise ValueError("there are no rows to train on")
+        size = rows if self.batch_size == "full" else int(self.batch_size)
+        batches = Batches(
+            x=backend.asarray(x),
+            target=self.loss.as_target(y, backend),
+            weight=None if sample_weight is None else backend.asarray(sample_weight),
+            size=size,
+            accumulate=self.accumulate,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            host_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
+        )
+        training = TrainingStep(self.model, self.loss, self.optimizer, batches)
+        engine = get_engine(self.engine_name, training)
+        self.stop_reason, self.best_epoch = None, None
+        self.last_epoch = self.epoch + epochs
+        self.last_step = self.step + epochs * batches.steps
+        if max_steps is not None:
+            self.last_step = min(self.last_step, self.step + max_steps)
+            self.last_epoch = self.epoch + -(-(self.last_step - self.step) // batches.steps)
+        self._call("on_train_begin")
+        try:
+            while self.step < self.last_step and self.stop_reason is None:
+                self._epoch(engine, training, validation)
+        finally:
+            self._call("on_train_end")
+        return self.history
+
+    def _epoch(
+        self, engine: Engine, training: TrainingStep, validation: tuple[Array, ...] | None
+    ) -> None:
+        """Run one epoch, or what is left of it before `last_step`."""
+        self.epoch += 1
+        batches, first = training.batches, self.step
+        end = min(first + batches.steps, self.last_step)
+        factors = self.schedule.table(first, batches.steps)
+        training.begin_epoch(self.epoch - 1, first, factors)
+        self._call("on_epoch_begin")
+        began, n = perf_counter(), 1
+        while self.step < end and self.stop_reason is None:
+            n = min(n, self._next_event(end) - self.step)
+            started, before = perf_counter(), self.step
+            engine.run(n)
+            self.optimizer.steps += n
+            self._check(training, before)
+            pace = (perf_counter() - started) / n
+            n = max(1, int(PROGRESS_SECONDS / max(pace, 1e-9)))
+            for callback in self.callbacks:
+                if callback.every_steps and self.step % callback.every_steps == 0:
+                    callback.on_step(self)
+            self._call("on_progress")
+        training.backend.synchronize()
+        seconds = perf_counter() - began
+        record = self._record(training, first, factors, seconds)
+        if validation is not None:
+            record |= {f"val_{name}": v for name, v in self.evaluate(*validation).items()}
+        self.history.append(record)
+        if isinstance(self.schedule, Plateau):
+            self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, record)
+
+    def _next_event(self, end: int) -> int:
+        """Return the next step at which a callback wants to be called, at most `end`."""
+        every = [callback.every_steps for callback in self.callbacks if callback.every_steps]
+        return min([end, *(self.step // e * e + e for e in every)])
+
+    def _check(self, training: TrainingStep, before: int) -> None:
+        """Read the running loss; raise DivergedError when it is not finite."""
+        total, _ = training.sums()
+        self.running_loss = total / training.batches.weight_taken
+        if isfinite(total):
+            return
+        bad = [
+            parameter.name
+            for parameter in self.model.parameters
+            if not np.isfinite(self.model.backend.to_numpy(parameter.value)).all()
+        ]
+        one = self.step - before == 1
+        where = f"step {self.step}" if one else f"steps {before + 1}-{self.step}"
+        what = f"; not finite: {', '.join(bad)}" if bad else ""
+        raise DivergedError(
+            f"the training loss became {total} in epoch {self.epoch}, {where}{what}. "
+            f"Try a smaller learning rate (now {self.optimizer.lr:g}), scaled inputs, or clip_norm"
+        )
+
+    def _record(
+        self, training: TrainingStep, first: int, factors: np.ndarray, seconds: float
+    ) -> Record:
+        """Return the epoch's line of the history."""
+        batches = training.batches
+        total, correct = training.sums()
+        rows = batches.rows_taken
+        record: Record = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.optimizer.lr * float(factors[self.step - first - 1]),
+            "loss": total / batches.weight_taken,
+            "total_loss": total,
+        }
+        if self.optimizer.weight_decay or self.optimizer.l1:
+            record["penalty"] = self.optimizer.penalty()
+        if self.loss.counts_correct:
+            record["accuracy"] = correct / rows
+        return record | {"samples_per_s": rows / seconds, "seconds": seconds}
+
+    def evaluate(self, x: Array, y: Array, sample_weight: Array | None = None) -> dict[str, float]:
+        """Return the cost ("loss") and the metrics of rows x (N, D) with targets y."""
+        backend = self.model.backend
+        z = self.model.predict(x)
+        with np.errstate(all="ignore"):  # a diverged network is found by its loss
+            self.loss.forward(z, y, sample_weight)
+            prediction = backend.to_numpy(self.loss.link(z, backend))
+        target = backend.to_numpy(self.loss.as_target(y, backend))
+        weight = None if sample_weight is None else backend.to_numpy(sample_weight)
+        metrics = evaluate(self.task, target, prediction, self.metrics, weight)
+        return {"loss": self.loss.cost} | metrics
+
+    def predict(self, x: Array) -> Array:
+        """Return predictions for rows x (N, D): probabilities, rates or values, (N, K)."""
+        return self.loss.link(self.model.predict(x), self.model.backend)
+
+    def _call(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self)
+
+
+def _task(loss: Loss, model: Sequential) -> str:
+    """Return the task that a loss and a number of outputs stand for."""
+    if isinstance(loss, SoftmaxCrossEntropy):
+        return "multiclass"
+    if isinstance(loss, PointwiseLoss) and loss.name == "bce":
+        return "binary" if model.n_out == 1 else "multilabel"
+    return "regression"
