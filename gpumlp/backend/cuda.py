@@ -70,8 +70,8 @@ class CudaBackend(Backend):
         self._device.synchronize()
 
     def begin_step(self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]) -> None:
-        """As in `Backend`; CuPy's take has no mode (indices wrap around, and these are in
-        range).""" for row, table in zip(rows, tables, strict=True):
+        """As in `Backend`; CuPy's take has no mode, and the indices are in range."""
+        for row, table in zip(rows, tables, strict=True):
             table.take(clock, 0, row)
         self.xp.add(clock, 1, out=clock)
 
