@@ -92,7 +92,7 @@ class Trainer:
         loss.backend = model.backend
         self.schedule = schedule or Constant()
         self.batch_size, self.accumulate, self.shuffle = batch_size, accumulate, shuffle
-        self.seed, self.engine_name = seed, engine
+        self.seed, self.engine = seed, engine
         self.callbacks = [*callbacks, *([ProgressBar()] if progress else [])]
         self.task = _task(loss, model)
         self.metrics = [metric.name for metric in select(self.task, metrics)]
@@ -154,7 +154,8 @@ class Trainer:
             host_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
         )
         training = TrainingStep(self.model, self.loss, self.optimizer, batches)
-        engine = get_engine(self.engine_name, training)
+        engine = get_engine(self.engine, training)
+        self.engine = engine.name
         self.stop_reason, self.best_epoch = None, None
         self.last_epoch = self.epoch + epochs
         self.last_step = self.step + epochs * batches.steps

@@ -1,0 +1,426 @@
+"""The configuration: every section and key, its type, its default and what it means."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+Task = Literal["multiclass", "binary", "multilabel", "regression"]
+Activation = Literal[
+    "sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "identity"
+]
+Init = Literal[
+    "glorot_uniform",
+    "glorot_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_uniform",
+    "lecun_normal",
+    "normal",
+    "uniform",
+    "orthogonal",
+    "zeros",
+]
+LossName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "poisson"]
+OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
+ScheduleName = Literal["constant", "step", "exponential", "cosine", "onecycle", "plateau"]
+Metric = Literal[
+    "accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc", "mse", "rmse", "mae", "r2"
+]
+
+# What suits a task; the first loss is "auto". A test compares all names with the modules they name.
+TASK_LOSSES: dict[Task, tuple[LossName, ...]] = {
+    "multiclass": ("cross_entropy",),
+    "binary": ("bce",),
+    "multilabel": ("bce",),
+    "regression": ("mse", "mae", "huber", "poisson"),
+}
+TASK_METRICS: dict[Task, tuple[Metric, ...]] = {
+    "multiclass": ("accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc"),
+    "binary": ("accuracy", "macro_f1", "log_loss", "auc"),
+    "multilabel": ("accuracy", "macro_f1", "auc"),
+    "regression": ("mse", "rmse", "mae", "r2"),
+}
+DEFAULT_METRICS: dict[Task, tuple[Metric, ...]] = {
+    "multiclass": ("accuracy",),
+    "binary": ("accuracy", "auc"),
+    "multilabel": ("accuracy", "macro_f1"),
+    "regression": ("rmse", "mae", "r2"),
+}
+DEFAULT_LR: dict[OptimizerName, float] = {
+    "sgd": 0.1,
+    "momentum": 0.05,
+    "nesterov": 0.05,
+    "adagrad": 0.01,
+    "rmsprop": 0.001,
+    "adam": 0.001,
+    "adamw": 0.001,
+}
+SCHEDULE_KEYS: dict[ScheduleName, tuple[str, ...]] = {
+    "constant": (),
+    "step": ("gamma", "every_epochs"),
+    "exponential": ("gamma", "every_epochs"),
+    "cosine": ("floor",),
+    "onecycle": ("peak_fraction",),
+    "plateau": ("patience", "factor", "min_delta", "cooldown"),
+}
+
+
+def expects(what: str) -> WrapValidator:
+    """Say "expected WHAT" about any value that does not fit, whichever way it does not."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("expected", f"expected {what}") from None
+
+    return WrapValidator(check)
+
+
+Count = Annotated[int, Field(gt=0), expects("a positive integer")]
+CountOrZero = Annotated[int, Field(ge=0), expects("an integer >= 0")]
+Seed = Annotated[int, Field(ge=0, lt=2**63), expects("an integer from 0 to 2^63 - 1")]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+AtMostOne = Annotated[float, Field(gt=0, le=1)]
+FolderName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$"),
+    expects('1 to 100 letters, digits, ".", "_" or "-", the first not "."'),
+]
+Device = Annotated[
+    str,
+    Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$"),
+    expects('"auto", "cpu", "cuda" or "cuda:N"'),
+]
+NpzPath = Annotated[str, Field(pattern=r"^.+\.npz$"), expects("the path of an .npz file")]
+Source = Annotated[
+    str,
+    Field(pattern=r"^(builtin:digits|.+\.npz)$"),
+    expects('"builtin:digits" or the path of an .npz file'),
+]
+BatchSize = Annotated[Count | Literal["full"], expects('a positive integer or "full"')]
+ClassWeight = Annotated[
+    Literal["balanced"] | dict[str, NotNegative],
+    expects('"balanced" or a table of class = weight, each weight >= 0'),
+]
+Betas = Annotated[
+    tuple[BelowOne, BelowOne],
+    Field(strict=False),  # TOML has lists; strictness would ask for a tuple
+    expects("two numbers, each >= 0 and < 1"),
+]
+
+
+class Section(BaseModel):
+    """A table of the configuration: closed, read-only, and written without idle keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    decided_by: ClassVar[str] = ""  # the key that makes others idle
+
+    def idle(self) -> dict[str, str]:
+        """Keys that mean nothing beside the others, with the reason; giving one is a problem."""
+        return {}
+
+    @model_serializer(mode="wrap")
+    def _without_idle_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = self.idle()
+        return {k: v for k, v in write(self).items() if v is not None and k not in idle}
+
+
+class Split(Section):
+    """Rows set apart: a fraction of those at hand, or a file of their own."""
+
+    decided_by = "path"
+    fraction: Fraction | None = Field(default=None, description="part of the rows, 0 < f < 1")
+    stratify: bool = Field(default=True, description="keep the proportions of the classes")
+    shuffle: bool = Field(default=True, description="draw the rows; false takes the last ones")
+    path: NpzPath | None = Field(default=None, description="an .npz file instead of a fraction")
+
+    def idle(self) -> dict[str, str]:
+        """A file of its own takes no rows from the others."""
+        keys = ("fraction", "stratify", "shuffle") if self.path is not None else ()
+        return dict.fromkeys(keys, "cannot be given together with path")
+
+
+class Data(Section):
+    """Where samples come from and how they are scaled and split."""
+
+    source: Source = Field(description='"builtin:digits", or the path of an .npz file')
+    features: str = Field(default="x", description="array of the .npz that holds the inputs")
+    target: str = Field(default="label", description="array of the .npz to predict")
+    sample_weight: str | None = Field(default=None, description="array with a weight per row")
+    scale: Literal["none", "standard", "minmax"] = Field(
+        default="standard", description="scaling of the inputs, fitted on the training part only"
+    )
+    test: Split | None = Field(default=None, description="rows for the final test")
+    val: Split | None = Field(default=None, description="rows for validation, of what remains")
+    split_seed: Seed | None = Field(default=None, description="draws the splits instead of seed")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A hidden layer with everything filled in; a `weight_decay` of None is the optimizer's."""
+
+    units: int
+    activation: Activation
+    dropout: float
+    init: Init
+    bias: bool = True
+    weight_decay: float | None = None
+    max_norm: float | None = None
+
+
+class LayerTable(Section):
+    """One [[model.layers]]; what it leaves out is taken from [model]."""
+
+    units: Count = Field(description="number of outputs")
+    activation: Activation | None = Field(default=None, description="instead of the model's")
+    dropout: BelowOne | None = Field(default=None, description="instead of the model's")
+    init: Init | None = Field(default=None, description="instead of the model's")
+    bias: bool = Field(default=True, description="whether z = x Wᵀ + b has its b")
+    weight_decay: NotNegative | None = Field(default=None, description="instead of the optimizer's")
+    max_norm: Positive | None = Field(default=None, description="instead of the model's")
+
+
+class Model(Section):
+    """The network between inputs and outputs."""
+
+    decided_by = "layers"
+    task: Task = Field(default="multiclass", description="decides output layer, loss and metrics")
+    hidden: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        default=(64,), description="units of each hidden layer; [] is a linear model"
+    )
+    layers: Annotated[tuple[LayerTable, ...], Field(strict=False)] | None = Field(
+        default=None, description="hidden layers one by one, instead of hidden"
+    )
+    activation: Activation = Field(default="sigmoid", description="σ of the hidden layers")
+    init: Init = Field(default="glorot_uniform", description="how weights are drawn")
+    dropout: BelowOne = Field(default=0.0, description="probability that a hidden unit is dropped")
+    max_norm: Positive | None = Field(default=None, description="limit of each unit's weight norm")
+
+    def idle(self) -> dict[str, str]:
+        """`layers` replaces `hidden`."""
+        given = self.layers is not None
+        return {"hidden": "cannot be given together with model.layers"} if given else {}
+
+    @property
+    def hidden_layers(self) -> tuple[Layer, ...]:
+        """The hidden layers, from `hidden` or `layers`, with the model's values filled in.
+
+        >>> Model(hidden=(3,), activation="tanh").hidden_layers[0].activation
+        'tanh'
+        """
+        tables = self.layers
+        if tables is None:
+            tables = tuple(LayerTable(units=units) for units in self.hidden)
+        shared = self.model_dump(include={"activation", "init", "dropout", "max_norm"})
+        return tuple(Layer(**(shared | table.model_dump())) for table in tables)
+
+
+class Loss(Section):
+    """What training makes small."""
+
+    name: Literal["auto", LossName] = Field(default="auto", description='"auto": by model.task')
+    reduction: Literal["mean", "sum"] = Field(default="mean", description="over the samples")
+    class_weight: ClassWeight | None = Field(default=None, description="weight of each class")
+    label_smoothing: BelowOne = Field(default=0.0, description="share given to all classes alike")
+    delta: Positive = Field(default=1.0, description="huber: where it turns from square to line")
+
+
+class Optimizer(Section):
+    """How gradients become steps."""
+
+    name: OptimizerName = Field(default="adam", description="the rule")
+    lr: Positive = Field(default=DEFAULT_LR["adam"], description="learning rate; default by name")
+    momentum: BelowOne = Field(default=0.9, description="momentum, nesterov: share of the old step")
+    betas: Betas = Field(default=(0.9, 0.999), description="adam, adamw: decay of both averages")
+    rho: BelowOne = Field(default=0.99, description="rmsprop: decay of the average square")
+    eps: Positive = Field(default=1e-8, description="adagrad, rmsprop, adam, adamw: against 0/0")
+    weight_decay: NotNegative = Field(default=0.0, description="L2; decoupled for adamw")
+    l1: NotNegative = Field(default=0.0, description="L1 penalty of the weights")
+    clip_norm: Positive | None = Field(default=None, description="limit of the gradient's norm")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_lr(cls, given: Any) -> Any:
+        name = given.get("name") if isinstance(given, dict) else None
+        lr = DEFAULT_LR.get(name) if isinstance(name, str) else None  # type: ignore[call-overload]
+        return given if lr is None else {"lr": lr, **given}
+
+
+class Schedule(Section):
+    """By what the learning rate is multiplied as training goes on."""
+
+    decided_by = "name"
+    name: ScheduleName = Field(default="constant", description="the rule")
+    warmup_steps: CountOrZero = Field(default=0, description="steps of linear growth from 0")
+    gamma: AtMostOne = Field(default=0.5, description="step, exponential: factor per every_epochs")
+    every_epochs: Count = Field(default=10, description="step, exponential: epochs per gamma")
+    floor: Share = Field(default=0.0, description="cosine: what remains of lr at the end, 0 to 1")
+    peak_fraction: Fraction = Field(default=0.3, description="onecycle: where the peak lies")
+    patience: CountOrZero = Field(
+        default=5, description="plateau: epochs that may pass without progress"
+    )
+    factor: Fraction = Field(default=0.5, description="plateau: what lr is multiplied by")
+    min_delta: NotNegative = Field(default=0.0, description="plateau: what counts as progress")
+    cooldown: CountOrZero = Field(default=0, description="plateau: epochs of rest after a change")
+
+    def idle(self) -> dict[str, str]:
+        """The keys of the other schedules."""
+        owners: dict[str, list[str]] = {}
+        for name, keys in SCHEDULE_KEYS.items():
+            for key in keys:
+                owners.setdefault(key, []).append(name)
+        return {
+            key: f"belongs to {' and '.join(names)}, not to {self.name}"
+            for key, names in owners.items()
+            if self.name not in names
+        }
+
+
+class Train(Section):
+    """How long and in which portions."""
+
+    epochs: Count = Field(default=20, description="passes over the data")
+    max_steps: Count | None = Field(default=None, description="end there if epochs last longer")
+    batch_size: BatchSize = Field(default=64, description='rows per step, or "full"')
+    accumulate: Count = Field(default=1, description="batches per update of the parameters")
+    shuffle: bool = Field(default=True, description="new order of the rows in each epoch")
+    engine: Literal["auto", "eager", "graph"] = Field(default="auto", description="how steps run")
+    metrics: Annotated[tuple[Metric, ...], Field(strict=False)] | None = Field(
+        default=None, description="what is reported besides the loss; default by model.task"
+    )
+
+
+class EarlyStopping(Section):
+    """When to stop before the last epoch; without this section, never."""
+
+    monitor: str = Field(default="val_loss", description="loss or a metric, val_ for validation")
+    patience: Count = Field(default=10, description="epochs without progress")
+    min_delta: NotNegative = Field(default=0.0, description="what counts as progress")
+    restore_best: bool = Field(default=True, description="end with the best epoch's parameters")
+
+
+class Config(Section):
+    """One run, complete; made by `gpumlp.config_file`, which also checks that keys fit together."""
+
+    name: FolderName = Field(default="run", description="begins the name of the run folder")
+    seed: Seed = Field(default=0, description="draws parameters, order of rows, dropout")
+    device: Device = Field(default="auto", description='"auto", "cpu", "cuda" or "cuda:N"')
+    precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the arithmetic")
+    data: Data = Field(description="where samples come from")
+    model: Model = Field(default_factory=Model, description="the network")
+    loss: Loss = Field(default_factory=Loss, description="what training makes small")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="the steps")
+    schedule: Schedule = Field(default_factory=Schedule, description="the learning rate over time")
+    train: Train = Field(default_factory=Train, description="how long, in which portions")
+    early_stopping: EarlyStopping | None = Field(default=None, description="when to stop early")
+
+    @property
+    def loss_name(self) -> LossName:
+        """The loss, with "auto" replaced by what it means for the task."""
+        name = self.loss.name
+        return TASK_LOSSES[self.model.task][0] if name == "auto" else name
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics to report: `train.metrics`, or the task's default."""
+        named = self.train.metrics
+        return DEFAULT_METRICS[self.model.task] if named is None else named
+
+
+def known_keys(section: type[Section] = Config, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every section and key by its dotted name, as in "optimizer.lr", "model.layers[0].units"."""
+    keys = {}
+    for name, field in section.model_fields.items():
+        keys[prefix + name] = field
+        for index, table in _tables(field.annotation):
+            keys |= known_keys(table, f"{prefix}{name}{index}.")
+    return keys
+
+
+def _tables(annotation: Any) -> Iterator[tuple[str, type[Section]]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield "", annotation
+    index = "[0]" if get_origin(annotation) is tuple else ""
+    for part in get_args(annotation):
+        for inner, table in _tables(part):
+            yield index + inner, table
+
+
+class Clash(NamedTuple):
+    """Keys that are valid one by one but not together; the problem is reported at the first."""
+
+    keys: tuple[str, ...]
+    problem: str
+
+
+def clashes(config: Config) -> Iterator[Clash]:
+    """All keys of a configuration that do not fit together."""
+    yield from _idle_keys(config)
+    yield from _against_task(config)
+    for path in ("data.test", "data.val"):
+        split = config.data.test if path == "data.test" else config.data.val
+        if split and split.fraction is None and split.path is None:
+            yield Clash((path,), "needs fraction or path")
+    if config.early_stopping:
+        monitor = config.early_stopping.monitor
+        keys = ("early_stopping.monitor", "train.metrics", "model.task", "data.val")
+        in_training = ("loss",) if config.model.task == "regression" else ("loss", "accuracy")
+        possible = [f"val_{name}" for name in ("loss", *config.metrics)] + [*in_training]
+        if monitor not in possible:
+            yield Clash(keys, f'must be one of {quoted(possible)}, got "{monitor}"')
+        elif monitor.startswith("val_") and config.data.val is None:
+            yield Clash(keys, f'needs [data] val = {{fraction = 0.1}} or similar, got "{monitor}"')
+
+
+def _idle_keys(config: Config) -> Iterator[Clash]:
+    sections: dict[str, Section | None] = {
+        "data.test": config.data.test,
+        "data.val": config.data.val,
+        "model": config.model,
+        "schedule": config.schedule,
+    }
+    for path, section in sections.items():
+        for key, why in section.idle().items() if section else ():
+            if section and key in section.model_fields_set:
+                yield Clash((f"{path}.{key}", f"{path}.{section.decided_by}"), why)
+
+
+def _against_task(config: Config) -> Iterator[Clash]:
+    task, loss = config.model.task, config.loss
+    setting = f'with model.task = "{task}"'
+    if config.loss_name not in TASK_LOSSES[task]:
+        allowed = quoted(("auto", *TASK_LOSSES[task]))
+        problem = f'must be one of {allowed} {setting}, got "{loss.name}"'
+        yield Clash(("loss.name", "model.task"), problem)
+    if loss.class_weight is not None and task not in ("multiclass", "binary"):
+        yield Clash(("loss.class_weight", "model.task"), f"cannot be used {setting}")
+    if loss.label_smoothing and task == "regression":
+        yield Clash(("loss.label_smoothing", "model.task"), f"cannot be used {setting}")
+    for i, name in enumerate(config.metrics):
+        if name not in TASK_METRICS[task]:
+            problem = f'must be one of {quoted(TASK_METRICS[task])} {setting}, got "{name}"'
+            yield Clash((f"train.metrics[{i}]", "train.metrics", "model.task"), problem)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names as TOML strings in a row: `"sgd", "adam"`."""
+    return ", ".join(f'"{name}"' for name in names)

@@ -1,0 +1,1 @@
+"""From a named source to the scaled, encoded training, validation and test parts."""

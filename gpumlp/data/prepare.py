@@ -1,0 +1,156 @@
+"""Turn the data section of a config into scaled, encoded training, validation and test parts."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumlp.data.fingerprint import fingerprint
+from gpumlp.data.scaling import Scaler
+from gpumlp.data.sources import load
+from gpumlp.data.splits import split
+from gpumlp.data.table import Array, Rows, Table, check_finite
+from gpumlp.data.targets import Targets
+from gpumlp.errors import DataError
+
+
+# Properties and not attributes, so that frozen classes and Literal types fit the protocols too.
+class HeldOut(Protocol):
+    """Where a test or validation part comes from: a file of its own, or a fraction of the rows."""
+
+    @property
+    def path(self) -> str | None: ...  # noqa: D102
+    @property
+    def fraction(self) -> float | None: ...  # noqa: D102
+    @property
+    def stratify(self) -> bool: ...  # noqa: D102
+    @property
+    def shuffle(self) -> bool: ...  # noqa: D102
+
+
+class DataSettings(Protocol):
+    """The data section of a config; the first four are the arguments of ``sources.load``."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def features(self) -> str: ...  # noqa: D102
+    @property
+    def target(self) -> str: ...  # noqa: D102
+    @property
+    def sample_weight(self) -> str | None: ...  # noqa: D102
+    @property
+    def scale(self) -> str: ...  # noqa: D102
+    @property
+    def split_seed(self) -> int | None: ...  # noqa: D102
+    @property
+    def test(self) -> HeldOut | None: ...  # noqa: D102
+    @property
+    def val(self) -> HeldOut | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows ready for training or evaluation.
+
+    ``x`` (N, D) scaled and C-contiguous; ``y`` as ``Targets.encode`` returns it, floats in the
+    dtype of x; ``sample_weight`` None or (N,) in that dtype; ``rows`` int64 (N,), the row numbers
+    in the main source, or None for a part from a file of its own.
+    """
+
+    x: Array
+    y: Array
+    sample_weight: Array | None
+    rows: Rows | None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The parts, what was fitted to make them, and the sha256 of the raw data they come from."""
+
+    train: Part
+    val: Part | None
+    test: Part | None
+    scaler: Scaler
+    targets: Targets
+    fingerprint: str
+
+
+def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> Prepared:
+    """Load, split, scale and encode: everything between a config and the first batch.
+
+    Test rows are taken from all rows, validation rows from what remains, drawn from
+    ``data.split_seed`` or else ``seed``; multiclass labels and binary ones are stratified on
+    request. The scaler sees the training rows only, the targets all rows of the main source.
+    Raises DataError or FileError, which name the source, the row and the column.
+    """
+    main = _load(data, data.source)
+    targets = Targets.fit(task, main.y, main.source)
+    y = targets.encode(main.y, main.source)
+    labels = y.reshape(-1).astype(np.int64) if task == "binary" or y.ndim == 1 else None
+    split_seed = seed if data.split_seed is None else data.split_seed
+    rest = np.arange(len(main.x))
+    tables, chosen = [main], dict[str, tuple[Table, Array, Rows | None]]()
+    # The number tells the draws apart; it is part of what a seed means, so it never changes.
+    for number, name, held in ((1, "test", data.test), (2, "val", data.val)):
+        if held is not None and held.path is not None:
+            table = _load(data, held.path)
+            tables.append(table)
+            chosen[name] = table, targets.encode(table.y, table.source), None
+        elif held is not None:
+            where = f"{main.source}: {name}"
+            rest, taken = _hold_out(held, rest, labels, split_seed, number, where)
+            chosen[name] = main, y, taken
+    chosen["train"] = main, y, rest
+    scaler = Scaler.fit(data.scale, main.x, rest, main.source)
+    parts = {name: _part(name, *rows, scaler, np.dtype(dtype)) for name, rows in chosen.items()}
+    return Prepared(
+        parts["train"], parts.get("val"), parts.get("test"), scaler, targets, fingerprint(tables)
+    )
+
+
+def _load(data: DataSettings, source: str) -> Table:
+    return load(
+        source, features=data.features, target=data.target, sample_weight=data.sample_weight
+    )
+
+
+def _hold_out(
+    held: HeldOut, rows: Rows, labels: Rows | None, seed: int, number: int, source: str
+) -> tuple[Rows, Rows]:
+    if held.fraction is None:
+        raise DataError(f"{source} needs a fraction or a path")
+    kept, taken = split(
+        len(rows),
+        held.fraction,
+        seed=seed,
+        part=number,
+        labels=labels[rows] if labels is not None and held.stratify else None,
+        shuffle=held.shuffle,
+        source=source,
+    )
+    return rows[kept], rows[taken]
+
+
+def _part(
+    name: str, table: Table, y: Array, rows: Rows | None, scaler: Scaler, dtype: np.dtype[Any]
+) -> Part:
+    x = scaler.transform(table.x, dtype, rows, table.source)
+    weights = table.sample_weight
+    if rows is not None:
+        y, weights = y[rows], None if weights is None else weights[rows]
+    if y.dtype.kind == "f":
+        y = _cast(y, dtype, "the target", table.source, rows)
+    if weights is not None:
+        weights = _cast(weights, dtype, "the weight", table.source, rows)
+        if not weights.any():
+            raise DataError(f"{table.source}: every row of the {name} part has weight 0")
+    return Part(x, y, weights, rows)
+
+
+def _cast(values: Array, dtype: np.dtype[Any], name: str, source: str, rows: Rows | None) -> Array:
+    with np.errstate(over="ignore"):  # check_finite reports it, with the row
+        values = values.astype(dtype)
+    check_finite(values, f"{name} as {dtype}", source, rows)
+    return values

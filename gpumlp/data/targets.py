@@ -1,0 +1,146 @@
+"""Encode the targets of each task as the numbers that a loss takes, and class names back."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpumlp.data.columns import columns, probabilities, zeros_and_ones
+from gpumlp.data.table import Array, check_finite
+from gpumlp.errors import DataError
+
+TASKS = ("multiclass", "binary", "multilabel", "regression")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model must know of its targets: the task, the class names, the number of outputs.
+
+    ``classes`` are sorted as numbers if the labels were numbers, else as text; columns without
+    names are called "0", "1", ...; regression has none. ``outputs`` is the number of classes
+    (multiclass), 1 (binary), or the number of columns (multilabel, regression).
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    outputs: int
+
+    @classmethod
+    def fit(cls, task: str, y: Array, source: str = "data") -> "Targets":
+        """Take classes and outputs from y, (N,) or (N, K), all the rows there are.
+
+        Raises DataError, beginning with ``source``, if y does not suit the task, and ValueError
+        for an unknown task.
+
+        >>> Targets.fit("multiclass", np.array(["cat", "dog", "bird"]))
+        Targets(task='multiclass', classes=('bird', 'cat', 'dog'), outputs=3)
+        """
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
+        if task == "regression":
+            return cls(task, (), columns(y, source).shape[1])
+        if task == "multilabel":
+            return cls(task, _numbered(zeros_and_ones(y, source)), y.shape[1])
+        if task == "multiclass" and _has_columns(y):
+            rows = probabilities(y, source)
+            _check_classes(int(rows.any(axis=0).sum()), task, source)
+            return cls(task, _numbered(rows), rows.shape[1])
+        classes = tuple(_labels(y, source)[0])
+        _check_classes(len(classes), task, source)
+        return cls(task, classes, 1 if task == "binary" else len(classes))
+
+    def encode(self, y: Array, source: str = "data") -> Array:
+        """Return y as numbers; raises DataError, with the row, for what ``fit`` has not seen.
+
+        multiclass: int64 (N,) class indices, or float64 (N, C) if y has a probability for each
+        class (one-hot or soft); binary: float64 (N, 1) of 0 and 1; multilabel: float64 (N, K) of 0
+        and 1; regression: float64 (N, K).
+
+        >>> Targets("binary", ("no", "yes"), 1).encode(np.array(["yes", "no"]))
+        array([[1.],
+               [0.]])
+        """
+        if self.task == "binary":
+            return self._indices(y, source).astype(np.float64)[:, None]
+        if self.task == "multiclass" and not _has_columns(y):
+            return self._indices(y, source)
+        read = {"multiclass": probabilities, "multilabel": zeros_and_ones, "regression": columns}
+        encoded = read[self.task](y, source)
+        if encoded.shape[1] != self.outputs:
+            raise DataError(
+                f"{source}: the target has {encoded.shape[1]} columns, "
+                f"the model's targets have {self.outputs}"
+            )
+        return encoded
+
+    def decode(self, indices: Iterable[int]) -> list[str]:
+        """Return the names of class indices (for multilabel: of columns).
+
+        >>> Targets("binary", ("no", "yes"), 1).decode([1, 0])
+        ['yes', 'no']
+        """
+        return [self.classes[index] for index in indices]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``from_dict`` takes, as types that JSON and TOML have."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Targets":
+        """Rebuild the targets that ``to_dict`` saved; raises KeyError if a key is missing."""
+        return cls(saved["task"], tuple(saved["classes"]), saved["outputs"])
+
+    def _indices(self, y: Array, source: str) -> npt.NDArray[np.int64]:
+        names, inverse = _labels(y, source)
+        index = {name: i for i, name in enumerate(self.classes)}
+        indices = np.array([index.get(name, -1) for name in names], np.int64)[inverse]
+        if (indices < 0).any():
+            row = int(np.argmax(indices < 0))
+            raise DataError(
+                f'{source}: unknown label "{names[inverse[row]]}" at row {row} (counted from 0); '
+                f"known: {_shorten(self.classes)}"
+            )
+        return indices
+
+
+def _labels(y: Array, source: str) -> tuple[list[str], npt.NDArray[np.intp]]:
+    """Return the distinct labels' names, in order, and for each row the index of its label."""
+    if _has_columns(y):
+        raise DataError(f"{source}: the target has {y.shape[1]} columns, expected one label a row")
+    y = y.reshape(-1)
+    if y.dtype.kind == "f":
+        check_finite(y, "the target", source)
+        fractional = y != np.floor(y)
+        if fractional.any():
+            row = int(np.argmax(fractional))
+            raise DataError(
+                f"{source}: {y[row]} at row {row} (counted from 0) is no class label; "
+                'for numbers use task = "regression"'
+            )
+    distinct, inverse = np.unique(y, return_inverse=True)
+    # 3.0 and 3 are the same label: a test file may store it either way.
+    as_text = (lambda label: str(int(label))) if y.dtype.kind == "f" else str
+    return [as_text(label) for label in distinct.tolist()], inverse
+
+
+def _check_classes(count: int, task: str, source: str) -> None:
+    if count < 2:
+        raise DataError(f"{source}: every row has the same label; a classifier needs two")
+    if task == "binary" and count > 2:
+        raise DataError(
+            f'{source}: the target has {count} classes, binary has 2; use task = "multiclass"'
+        )
+
+
+def _has_columns(y: Array) -> bool:
+    return y.ndim == 2 and y.shape[1] > 1
+
+
+def _numbered(values: Array) -> tuple[str, ...]:
+    return tuple(map(str, range(values.shape[1])))
+
+
+def _shorten(names: tuple[str, ...], limit: int = 20) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

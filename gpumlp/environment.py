@@ -1,0 +1,49 @@
+"""What a run ran on: versions, device, linear-algebra library and its threads."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from threadpoolctl import threadpool_info
+
+from .backend import Backend
+
+PACKAGES = ("gpumlp", "numpy", "pydantic", "safetensors", "tqdm", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def describe(backend: Backend) -> dict[str, Any]:
+    """Return the environment as values that JSON can hold."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "device": backend.name,
+        "blas": [
+            {key: pool[key] for key in ("internal_api", "version", "num_threads", "architecture")}
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        ],
+        "command": sys.argv,
+    } | _device(backend)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device(backend: Backend) -> dict[str, Any]:
+    if backend.name == "cpu":
+        return {}
+    runtime = backend.xp.cuda.runtime
+    properties = runtime.getDeviceProperties(int(backend.name.rpartition(":")[2]))
+    return {
+        "gpu": properties["name"].decode(),
+        "cuda_runtime": runtime.runtimeGetVersion(),
+        "cuda_driver": runtime.driverGetVersion(),
+    }

@@ -1,0 +1,135 @@
+"""A trained model in one safetensors file: parameters, scaling, class names and configuration.
+
+Reading it runs no code: safetensors holds arrays and text only, and a sha256 over all names, types,
+shapes and bytes is checked, because the format itself does not notice changed bits.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .backend import Backend, get_backend
+from .build import build_loss, build_network
+from .config import Config
+from .config_file import dump_config, parse_config
+from .data.scaling import Scaler
+from .data.table import Array
+from .data.targets import Targets
+from .errors import ConfigError, DataError, FileError
+from .files import write_atomically
+from .losses import Loss
+from .model import Sequential
+
+FORMAT = 1
+
+
+@dataclass(eq=False)
+class SavedModel:
+    """A network with everything needed to use it on raw rows.
+
+    `predict` returns probabilities or values for unscaled rows (N, D), `classify` class names,
+    `features` the activations of a layer (see `Sequential.features`).
+    """
+
+    config: Config
+    network: Sequential
+    loss: Loss
+    scaler: Scaler
+    targets: Targets
+
+    def predict(self, x: Array) -> Array:
+        """Return probabilities (N, C), (N, 1) or (N, K), or values (N, K), as a NumPy array."""
+        backend = self.network.backend
+        return backend.to_numpy(self.loss.link(self.network.predict(self._scaled(x)), backend))
+
+    def classify(self, x: Array) -> list[str]:
+        """Return the name of each row's most probable class (multiclass and binary)."""
+        y = self.predict(x)
+        if self.targets.task == "multiclass":
+            return self.targets.decode(y.argmax(axis=1))
+        if self.targets.task == "binary":
+            return self.targets.decode((y[:, 0] > 0.5).astype(int))
+        raise ValueError(f"a {self.targets.task} model has no single class per row")
+
+    def features(self, x: Array, layer: int = -2) -> Array:
+        """Return the activations of one layer for unscaled rows, as a NumPy array."""
+        return self.network.backend.to_numpy(self.network.features(self._scaled(x), layer))
+
+    def _scaled(self, x: Array) -> Array:
+        return self.scaler.transform(np.asarray(x), self.network.backend.dtype)
+
+    def save(self, path: Path) -> None:
+        """Write the model to `path`, atomically. Raises FileError."""
+        to_numpy = self.network.backend.to_numpy
+        tensors = {
+            f"net.{parameter.name}": np.ascontiguousarray(to_numpy(parameter.value))
+            for parameter in self.network.parameters
+        }
+        for name, array in self.scaler.to_arrays().items():
+            tensors[f"scaler.{name}"] = array
+        text = {
+            "format": str(FORMAT),
+            "config": dump_config(self.config),
+            "scaler": self.scaler.name,
+            "targets": json.dumps(self.targets.to_dict()),
+        }
+        digest = _digest(tensors, text)
+        write_atomically(path, save(tensors, {**text, "sha256": digest}))
+
+
+def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
+    """Read a model file, or the one in a run folder.
+
+    Raises FileError when the file cannot be read or is not what was saved, DeviceError when the
+    device cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path /= "model.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path}: cannot be read as a model: {error}") from None
+    if text.get("format") != str(FORMAT):
+        raise FileError(f"{path}: not a gpumlp model of format {FORMAT}")
+    if text.pop("sha256", "") != _digest(tensors, text):
+        raise FileError(f"{path}: its content is not what was saved (sha256 differs)")
+    try:
+        return _assembled(tensors, text, device)
+    except (KeyError, ValueError, ConfigError, DataError) as error:
+        raise FileError(f"{path}: was saved by another version of gpumlp ({error})") from None
+
+
+def _assembled(
+    tensors: Mapping[str, Array], text: Mapping[str, str], device: str | Backend
+) -> SavedModel:
+    config = parse_config(tomllib.loads(text["config"]), "config of the model")
+    targets = Targets.from_dict(json.loads(text["targets"]))
+    scaler = Scaler.from_arrays(
+        text["scaler"],
+        {name.removeprefix("scaler."): a for name, a in tensors.items() if name[:7] == "scaler."},
+    )
+    backend = get_backend(device, config.precision)
+    network = build_network(config, len(scaler.offset), targets.outputs, backend)
+    for parameter in network.parameters:
+        parameter.value[...] = backend.asarray(tensors[f"net.{parameter.name}"])
+    return SavedModel(config, network, build_loss(config, backend), scaler, targets)
+
+
+def _digest(tensors: Mapping[str, Array], text: Mapping[str, str]) -> str:
+    """Return the sha256 over every name, type, shape and byte, in the order of names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(json.dumps(sorted(text.items())).encode())
+    return digest.hexdigest()
