@@ -6,7 +6,7 @@ NumPy and tqdm only; CuPy is loaded when a CUDA backend is asked for.
 """
 
 from .backend import Backend, get_backend
-from .callbacks import Callback, EarlyStopping, ProgressBar
+from .callbacks import EarlyStopping, ProgressBar
 from .errors import GpumlpError
 from .layers import (
     ELU,
@@ -35,7 +35,7 @@ from .losses import (
 from .model import Sequential, multilayer_perceptron
 from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSProp
 from .parameters import Parameter
-from .trainer import History, Trainer
+from .trainer import Callback, History, Trainer
 
 __version__ = "0.1.0"
 

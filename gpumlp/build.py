@@ -6,13 +6,13 @@ from itertools import pairwise
 
 from . import schedules
 from .backend import Backend
-from .callbacks import Callback, EarlyStopping
+from .callbacks import EarlyStopping
 from .config import Config
 from .layers import Dense
 from .losses import LOSSES, BinaryCrossEntropy, Huber, Loss, SoftmaxCrossEntropy
 from .model import Sequential
 from .optimizers import OPTIMIZERS, Optimizer
-from .trainer import Trainer
+from .trainer import Callback, Trainer
 
 
 def build_network(config: Config, n_in: int, n_out: int, backend: Backend) -> Sequential:

@@ -1,50 +1,15 @@
-"""Callbacks: what happens at the events of a training run, and early stopping and progress as such.
+"""Callbacks: early stopping and the progress bar; derive your own from `trainer.Callback`."""
 
-The trainer calls these methods and knows nothing of what they do. A callback may read the trainer
-(`trainer.history`, `trainer.model`, `trainer.step` ...) and end the run with
-`trainer.stop(reason)`.
-"""
-
-from __future__ import annotations
-
+import sys
 from dataclasses import dataclass
 from math import inf, isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from .backend import Array
 from .metrics import METRICS
-
-if TYPE_CHECKING:
-    from .trainer import Record, Trainer
-
-
-class Callback:
-    """Does nothing at every event; override what you need.
-
-    `every_steps` makes the trainer stop at each multiple of that many steps for `on_step`.
-    """
-
-    every_steps: int | None = None
-
-    def on_train_begin(self, trainer: Trainer) -> None:
-        """Before the first step of a `fit`."""
-
-    def on_epoch_begin(self, trainer: Trainer) -> None:
-        """Before the first step of an epoch."""
-
-    def on_step(self, trainer: Trainer) -> None:
-        """After each multiple of `every_steps` steps."""
-
-    def on_progress(self, trainer: Trainer) -> None:
-        """Several times a second, between two steps."""
-
-    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
-        """After an epoch and its validation; `record` is its line of the history."""
-
-    def on_train_end(self, trainer: Trainer) -> None:
-        """After the last step, also of a run that was stopped."""
+from .trainer import Callback, Record, Trainer
 
 
 def greater_is_better(monitor: str) -> bool:
@@ -136,7 +101,7 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Write the epoch's line, above the bar on a terminal."""
-        tqdm.write(format_record(record, trainer.last_epoch), file=_stderr())
+        tqdm.write(format_record(record, trainer.last_epoch), file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Close the bar."""
@@ -155,12 +120,6 @@ def format_record(record: Record, epochs: int) -> str:
         [
             f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
             *shown,
-            f"{record['seconds']:.1f} s",
+            f"{record['seconds']:.2g} s",
         ]
     )
-
-
-def _stderr() -> Any:
-    import sys
-
-    return sys.stderr

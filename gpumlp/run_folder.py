@@ -1,4 +1,4 @@
-"""The run folder: configuration, environment, metrics, log, model and summary of one training run."""
+"""The run folder: configuration, environment, metrics, log, model and summary of one run."""
 
 import csv
 import io
@@ -11,12 +11,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from .callbacks import Callback, format_record
+from .callbacks import format_record
 from .config import Config
 from .config_file import dump_config
 from .errors import ConfigError
 from .files import file_errors, sync_folder, write_atomically
-from .trainer import Record, Trainer
+from .trainer import Callback, Record, Trainer
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder
 

@@ -47,7 +47,8 @@ class SavedModel:
     def predict(self, x: Array) -> Array:
         """Return probabilities (N, C), (N, 1) or (N, K), or values (N, K), as a NumPy array."""
         backend = self.network.backend
-        return backend.to_numpy(self.loss.link(self.network.predict(self._scaled(x)), backend))
+        y: Array = self.loss.link(self.network.predict(self._scaled(x)), backend)
+        return np.asarray(backend.to_numpy(y))
 
     def classify(self, x: Array) -> list[str]:
         """Return the name of each row's most probable class (multiclass and binary)."""
@@ -60,7 +61,8 @@ class SavedModel:
 
     def features(self, x: Array, layer: int = -2) -> Array:
         """Return the activations of one layer for unscaled rows, as a NumPy array."""
-        return self.network.backend.to_numpy(self.network.features(self._scaled(x), layer))
+        features = self.network.features(self._scaled(x), layer)
+        return np.asarray(self.network.backend.to_numpy(features))
 
     def _scaled(self, x: Array) -> Array:
         return self.scaler.transform(np.asarray(x), self.network.backend.dtype)

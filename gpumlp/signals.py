@@ -4,8 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from .callbacks import Callback
-from .trainer import Trainer
+from .trainer import Callback, Trainer
 
 
 class StopOnSignal(Callback):

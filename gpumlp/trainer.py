@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from .backend import Array
-from .callbacks import Callback, ProgressBar
 from .engine import Batches, Engine, TrainingStep, get_engine
 from .errors import DivergedError
 from .losses import Loss, PointwiseLoss, SoftmaxCrossEntropy
 from .metrics import evaluate, select
 from .model import Sequential
 from .optimizers import Optimizer
-from .schedules import Constant, Plateau, Schedule
+from .schedules import Constant, Schedule
 
 Record = dict[str, Any]
 PROGRESS_SECONDS = 0.1
@@ -38,6 +37,36 @@ class History(list[Record]):
         return [record.get(name) for record in self]
 
 
+class Callback:
+    """What the trainer calls at its events; does nothing, override what you need.
+
+    A callback may read the trainer (`trainer.history`, `trainer.model`, `trainer.step` ...) and end
+    the run with `trainer.stop(reason)`.
+
+    `every_steps` makes the trainer stop at each multiple of that many steps for `on_step`.
+    """
+
+    every_steps: int | None = None
+
+    def on_train_begin(self, trainer: "Trainer") -> None:
+        """Before the first step of a `fit`."""
+
+    def on_epoch_begin(self, trainer: "Trainer") -> None:
+        """Before the first step of an epoch."""
+
+    def on_step(self, trainer: "Trainer") -> None:
+        """After each multiple of `every_steps` steps."""
+
+    def on_progress(self, trainer: "Trainer") -> None:
+        """Several times a second, between two steps."""
+
+    def on_epoch_end(self, trainer: "Trainer", record: Record) -> None:
+        """After an epoch and its validation; `record` is its line of the history."""
+
+    def on_train_end(self, trainer: "Trainer") -> None:
+        """After the last step, also of a run that was stopped."""
+
+
 class Trainer:
     """Trains a network by (variants of) gradient descent on mini-batches.
 
@@ -51,7 +80,6 @@ class Trainer:
         engine: "auto", "eager" or "graph", see `engine`.
         metrics: names of validation metrics, see `metrics.METRICS`; by default the task's.
         callbacks: called at each event, in this order.
-        progress: whether to show a progress bar and a line per epoch on stderr.
 
     Raises ValueError for values out of range.
 
@@ -82,7 +110,6 @@ class Trainer:
         engine: str = "auto",
         metrics: Sequence[str] | None = None,
         callbacks: Iterable[Callback] = (),
-        progress: bool = False,
     ) -> None:
         if batch_size != "full" and (isinstance(batch_size, str) or batch_size < 1):
             raise ValueError(f'batch_size must be a positive integer or "full", got {batch_size!r}')
@@ -93,7 +120,7 @@ class Trainer:
         self.schedule = schedule or Constant()
         self.batch_size, self.accumulate, self.shuffle = batch_size, accumulate, shuffle
         self.seed, self.engine = seed, engine
-        self.callbacks = [*callbacks, *([ProgressBar()] if progress else [])]
+        self.callbacks = list(callbacks)
         self.task = _task(loss, model)
         self.metrics = [metric.name for metric in select(self.task, metrics)]
         self.history = History()
@@ -199,8 +226,7 @@ class Trainer:
         if validation is not None:
             record |= {f"val_{name}": v for name, v in self.evaluate(*validation).items()}
         self.history.append(record)
-        if isinstance(self.schedule, Plateau):
-            self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
+        self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
 

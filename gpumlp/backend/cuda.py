@@ -20,10 +20,10 @@ def load_cupy() -> Any:
     """Return the cupy module, or raise DeviceError with the line that fixes what is missing."""
     try:
         import cupy
+    except ModuleNotFoundError:
+        raise DeviceError(f"CuPy is not installed; {INSTALL}") from None
     except ImportError as error:
-        raise DeviceError(
-            f"CuPy is not installed or cannot be loaded ({error}); {INSTALL}"
-        ) from None
+        raise DeviceError(f"CuPy cannot be loaded ({error}); {INSTALL}") from None
     return cupy
 
 

@@ -64,10 +64,11 @@ def check_finite(values: Array, name: str, source: str, rows: Rows | None = None
         return
     count, first = 0, None
     for block in blocks(len(values), prod(values.shape[1:])):
-        bad = np.argwhere(~np.isfinite(values[block]))
-        if len(bad) and first is None:
-            first = (int(bad[0, 0]) + block.start, *map(int, bad[0, 1:]))
-        count += len(bad)
+        bad = ~np.isfinite(values[block])
+        if first is None and bad.any():
+            row, *column = map(int, np.argwhere(bad)[0])
+            first = (block.start + row, *column)
+        count += int(np.count_nonzero(bad))
     if first is not None:
         place = f"row {first[0] if rows is None else rows[first[0]]}"
         place += "".join(f", column {column}" for column in first[1:])
