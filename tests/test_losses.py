@@ -118,7 +118,7 @@ def test_sample_losses_cost_and_total_are_those_of_the_notes(
     weight = rng.uniform(0, 2, ROWS) if weighted else None
     returned = loss.forward(backend.asarray(z), target, weight)
     expected, w = CASES[case][3](z, target), np.ones(ROWS) if weight is None else weight
-    tolerance = 32 * np.finfo(backend.dtype).eps
+    tolerance = 32 * float(np.finfo(backend.dtype).eps)
     np.testing.assert_allclose(backend.to_numpy(loss.sample_losses), expected, tolerance, tolerance)
     assert loss.total == pytest.approx((w * expected).sum(), rel=tolerance)
     assert loss.cost == pytest.approx((w * expected).sum() / w.sum(), rel=tolerance)

@@ -150,7 +150,6 @@ def test_a_network_without_hidden_layers_is_a_linear_model():
     ids=str,
 )
 def test_activation_then_dropout_are_folded_into_the_dense_before(given, expected):
-    # anew, because folding changes the layers and the table is shared
     assert repr(Sequential(*given)) == f"Sequential({expected})"
 
 

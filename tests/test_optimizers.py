@@ -18,7 +18,6 @@ from gpumlp.optimizers import (
     Nesterov,
     RMSProp,
 )
-from gpumlp.parameters import gradient_sink
 
 FP64 = Backend(np, "float64")
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -258,16 +257,27 @@ def test_without_parameters_it_says_what_to_call():
 
 
 @every_optimizer
-def test_the_sink_is_the_gradient_unless_the_optimizer_writes_through(name):
-    optimizer, model = OPTIMIZERS[name](), network()
-    optimizer.bind(model.flat, FP64)
-    assert optimizer.writes_through == (name in ("sgd", "momentum"))
-    weight = model.parameters[0]
-    array = optimizer.sink(weight).array
-    home = {"sgd": model.flat.values, "momentum": optimizer.state.get("velocity")}
-    assert np.shares_memory(array, home.get(name, model.flat.gradients))
-    if not optimizer.writes_through:
-        assert optimizer.sink(weight)[1:] == gradient_sink(weight)[1:] == (1.0, 0.0)
+def test_only_gradient_descent_and_momentum_write_through(name):
+    assert OPTIMIZERS[name]().writes_through == (name in ("sgd", "momentum"))
+
+
+def test_sinks_are_where_the_optimizer_says():
+    model = network(weight_decay=0.5)
+    weight, bias = model.parameters[:2]
+    sgd, momentum, adam = SGD(0.1), Momentum(momentum=0.8), Adam()
+    for optimizer in (sgd, momentum, adam):
+        optimizer.bind(model.flat, FP64)
+        optimizer.row[...] = optimizer.table(np.ones(1), 0)[0]
+    for parameter, keep in ((weight, 1 - 0.1 * 0.5), (bias, 1.0)):
+        array, alpha, beta = sgd.sink(parameter)
+        assert np.shares_memory(array, parameter.value)
+        assert (alpha, beta) == (-0.1, pytest.approx(keep))
+        array, alpha, beta = momentum.sink(parameter)
+        assert np.shares_memory(array, parameter.view(momentum.state["velocity"]))
+        assert (alpha, beta) == (1.0, 0.8)
+        array, alpha, beta = adam.sink(parameter)
+        assert np.shares_memory(array, parameter.gradient)
+        assert (alpha, beta) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -394,9 +404,11 @@ def test_max_norm_holds_after_each_step_and_touches_only_long_rows(name):
         give_gradients(model, seed)
         optimizer.step(model)
         norms = np.linalg.norm(limited.weight.value, axis=1)
-        assert norms.max() == pytest.approx(0.5, rel=1e-12)
-        assert norms[0] < 0.3
-        np.testing.assert_allclose(norms[1], 0.5, rtol=1e-12)
+        assert norms.max() <= 0.5 * (1 + 1e-12)
+        assert 0.1 < norms[0] < 0.3
+        if seed == 0:
+            np.testing.assert_allclose(limited.weight.value[1], 0.25, rtol=1e-2)
+            assert norms[1] == pytest.approx(0.5, rel=1e-12)
     assert (limited.bias.value > 2.9).all()
     assert (np.linalg.norm(free.weight.value, axis=1) > 4).all()
 
@@ -427,28 +439,20 @@ def test_without_decay_there_is_no_penalty():
     assert optimizer.penalty() == 0
 
 
-def test_the_gradient_of_the_penalty_is_what_the_step_adds():
-    """Along one random direction, with l1 and weight_decay at once."""
-    model = network(weight_decay=0.7)
+def test_the_step_adds_the_gradient_of_the_penalty():
+    """Along one random direction of the weights, with l1 and two decays at once."""
+    model = Sequential(
+        Dense(4, 5, backend=FP64, weight_decay=0.7), Dense(5, 3, backend=FP64), seed=2
+    )
     optimizer = SGD(1.0, l1=0.05, weight_decay=0.2)
     before, after = step_without_gradient(optimizer, model)
-    for parameter, old in zip(model.parameters, before, strict=True):
-        parameter.value[...] = old
-    gradient = model.flat.values.copy()
-    for parameter, new in zip(model.parameters, after, strict=True):
-        parameter.view(gradient)[...] -= new
-    direction = np.random.default_rng(4).normal(size=gradient.shape)
-    origin, penalties, eps = model.flat.values.copy(), [], 1e-6
+    rng = np.random.default_rng(4)
+    directions = [rng.normal(size=value.shape) for value in before]
+    steps = zip(before, after, directions, strict=True)
+    slope = sum(float(((old - new) * along).sum()) for old, new, along in steps)
+    penalties, eps = [], 1e-6
     for sign in (1, -1):
-        model.flat.values[...] = origin + sign * eps * direction
-        for parameter in model.parameters[1::2]:
-            parameter.value[...] = 1.0
+        for parameter, old, along in zip(model.parameters, before, directions, strict=True):
+            parameter.value[...] = old + sign * eps * along
         penalties.append(optimizer.penalty())
-    # padding is moved here too; it must be put back to zero before it is counted
-    empty = np.ones(origin.shape, bool)
-    for parameter in model.parameters:
-        parameter.view(empty)[...] = False
-    moved = (eps * direction[empty & (np.arange(len(origin)) < model.flat.weights_end)]) ** 2
-    assert moved.sum() < 1e-9
-    slope = float((gradient * direction).sum())
-    assert slope == pytest.approx((penalties[0] - penalties[1]) / (2 * eps), rel=1e-5)
+    assert slope == pytest.approx((penalties[0] - penalties[1]) / (2 * eps), rel=1e-6)

@@ -29,6 +29,7 @@ class Activation:
     derivative: Callable[[Any, Array, Array, Array], None]
 
 
+LOWEST = {char: float(np.log(np.finfo(char).tiny)) for char in "fd"}
 LEAKY_SLOPE = 0.01
 GELU_SCALE = sqrt(2 / pi)
 GELU_CUBIC = 0.044715
@@ -45,10 +46,11 @@ def _identity_derivative(xp: Any, d: Array, a: Array, scratch: Array) -> None:
 
 def _sigmoid(xp: Any, a: Array, z: Array) -> None:
     # 1 / (1 + e^-z) keeps its relative accuracy in the left tail, where the tanh form gives 0.
-    # e^-z may overflow to infinity there, and 1 / infinity = 0 is the right answer.
-    with np.errstate(over="ignore"):
-        xp.negative(z, out=a)
-        xp.exp(a, out=a)
+    # Further left than its smallest normal value a stays there: e^-z would overflow in the end, and
+    # subnormal numbers are slow.
+    xp.maximum(z, LOWEST[a.dtype.char], out=a)
+    xp.negative(a, out=a)
+    xp.exp(a, out=a)
     a += 1
     xp.reciprocal(a, out=a)
 

@@ -107,6 +107,13 @@ class TrainingStep:
         self._order = backend.zeros((batches.steps, effective), np.int64)
         self._table = backend.zeros((batches.steps, len(optimizer.row)))
         self._key_table = backend.zeros((batches.steps, len(model.layers)), np.uint32)
+        self._lines, self._tables = [optimizer.row], [self._table]
+        if model.has_dropout:
+            self._lines.append(self._keys)
+            self._tables.append(self._key_table)
+        if not batches.whole:
+            self._lines.append(self._index)
+            self._tables.append(self._order)
         self._losses = backend.zeros((effective,), np.float64)
         self._correct = backend.zeros((effective,), np.float64)
 
@@ -129,10 +136,7 @@ class TrainingStep:
     def __call__(self, backend: RecordingBackend, rows: int) -> None:
         """Run one step over an effective batch of `rows` rows."""
         batches = self.batches
-        targets = [self.optimizer.row, self._keys, self._index]
-        tables = [self._table, self._key_table, self._order]
-        used = slice(None) if not batches.whole else slice(2)
-        backend.begin_step(self._clock, targets[used], tables[used])
+        backend.begin_step(self._clock, self._lines, self._tables)
         weights = factors = None
         if batches.weight is not None:
             weights = factors = self._rows(backend, batches.weight, slice(rows))
