@@ -42,8 +42,15 @@ class EarlyStopping(Callback):
 
     def __post_init__(self) -> None:
         self.sign = -1.0 if greater_is_better(self.monitor) else 1.0
+        self._reset()
+
+    def _reset(self) -> None:
         self.best, self.best_epoch, self.waited = inf, 0, 0
         self._best_values: Array = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Forget what an earlier `fit` did."""
+        self._reset()
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Compare with the best epoch so far."""

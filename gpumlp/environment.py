@@ -8,9 +8,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
+from . import __version__
 from .backend import Backend
 
-PACKAGES = ("gpumlp", "numpy", "pydantic", "safetensors", "tqdm", "cupy-cuda12x", "cupy-cuda13x")
+BLAS_FACTS = ("internal_api", "version", "num_threads", "architecture")
+PACKAGES = ("numpy", "pydantic", "safetensors", "tqdm", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def describe(backend: Backend) -> dict[str, Any]:
@@ -19,10 +21,11 @@ def describe(backend: Backend) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {"gpumlp": __version__}
+        | {name: found for name in PACKAGES if (found := _version(name))},
         "device": backend.name,
         "blas": [
-            {key: pool[key] for key in ("internal_api", "version", "num_threads", "architecture")}
+            {key: pool[key] for key in BLAS_FACTS if key in pool}
             for pool in threadpool_info()
             if pool["user_api"] == "blas"
         ],

@@ -6,6 +6,7 @@ handed a recording backend (see `backend.recording`) and works on a workspace.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,19 @@ Into = Callable[[Parameter], Sink]
 class Layer:
     """What every layer has: a backend, parameters (perhaps none), forward and backward."""
 
+    # what the last forward pass left for `backward`
+    _x: Array = None
+    _kept: Array = None
+    _key: Scalar | None = None
+    _first_row: int = 0
+
     def __init__(self, backend: Backend | str = "cpu") -> None:
         self.backend = get_backend(backend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle carries the parameters, not the last batch."""
+        batch = ("_x", "_kept", "_key", "_first_row")
+        return {name: value for name, value in self.__dict__.items() if name not in batch}
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -157,7 +169,7 @@ class Dropout(Layer):
         """As in `Layer`."""
         backend = backend or self.backend
         self._key, self._first_row = key, first_row
-        return self._masked(backend.asarray(x), backend)
+        return self.masked(backend.asarray(x), key, first_row, backend)
 
     def backward(
         self,
@@ -169,14 +181,17 @@ class Dropout(Layer):
     ) -> Array | None:
         """As in `Layer`: the mask is made again, not kept."""
         backend = backend or self.backend
-        return self._masked(backend.asarray(da), backend) if input_gradient else None
+        if not input_gradient:
+            return None
+        return self.masked(backend.asarray(da), self._key, self._first_row, backend)
 
-    def _masked(self, x: Array, backend: Backend) -> Array:
-        if self._key is None or not self.rate:
+    def masked(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
+        """Return x (B, n) with the mask of (key, first_row), or x itself without a key."""
+        if key is None or not self.rate:
             return x
         out = backend.empty(x.shape)
         scratch = backend.empty((x.shape[0], 2 * x.shape[1]), np.uint32)
-        backend.dropout(out, x, self._key, self.rate, self._first_row, scratch)
+        backend.dropout(out, x, key, self.rate, first_row, scratch)
         return out
 
 
@@ -225,9 +240,9 @@ class Dense(Layer):
         super().__init__(backend)
         if n_in < 1 or n_out < 1:
             raise ValueError(f"a layer needs at least one input and one unit, got {n_in}, {n_out}")
-        if weight_decay is not None and weight_decay < 0:
+        if weight_decay is not None and not weight_decay >= 0:
             raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
-        if max_norm is not None and max_norm <= 0:
+        if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm must be > 0, got {max_norm}")
         self.n_in, self.n_out = n_in, n_out
         self.activation = get_activation(activation)
@@ -285,7 +300,8 @@ class Dense(Layer):
         backend.bias_activation_forward(a, z, bias[0] if bias else None, self.activation)
         self._x = x
         self._kept = a if self.activation.keeps == "output" else z
-        return self.dropout.forward(a, key=key, first_row=first_row, backend=backend)
+        self._key, self._first_row = key, first_row
+        return self.dropout.masked(a, key, first_row, backend)
 
     def backward(
         self,
@@ -297,7 +313,7 @@ class Dense(Layer):
     ) -> Array | None:
         """As in `Layer`: ∂l/∂z by the chain rule, times the kept input x."""
         backend = backend or self.backend
-        da = self.dropout.backward(backend.asarray(da), backend=backend)
+        da = self.dropout.masked(backend.asarray(da), self._key, self._first_row, backend)
         dz = da if self.activation.name == "identity" else backend.empty(da.shape)
         sink, alpha, beta = into(self.bias) if self.bias is not None else (None, 1.0, 0.0)
         backend.bias_activation_backward(

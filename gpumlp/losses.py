@@ -45,12 +45,15 @@ class Loss:
         z = backend.asarray(z)
         target = self.as_target(target, backend)
         rows = len(z)
-        if len(target) != rows:
-            raise ValueError(f"{rows} outputs but {len(target)} targets")
+        self.check_target(target, rows, z.shape[1])
         factor: Scalar = 1.0 if self.reduction == "sum" else 1.0 / max(rows, 1)
         sums = float(rows)
         if weight is not None:
             weight = backend.asarray(weight)
+            if weight.shape != (rows,):
+                raise ValueError(f"{rows} outputs but weights of shape {weight.shape}")
+            if not bool((weight >= 0).all()):
+                raise ValueError("sample weights must be >= 0")
             factor = weight
             sums = float(weight.sum())
             if self.reduction == "mean":
@@ -70,6 +73,13 @@ class Loss:
         """Return targets as an array of the shape and type that `apply` takes."""
         target = backend.asarray(target)
         return target[:, None] if target.ndim == 1 else target
+
+    def check_target(self, target: Array, rows: int, outputs: int) -> None:
+        """Raise ValueError unless `target` fits outputs of shape (rows, outputs)."""
+        if len(target) != rows:
+            raise ValueError(f"{rows} outputs but {len(target)} targets")
+        if target.shape != (rows, outputs):
+            raise ValueError(f"outputs have shape {(rows, outputs)}, targets {target.shape}")
 
     def apply(
         self, z: Array, target: Array, weight: Scalar, backend: Backend, count: bool = False
@@ -135,6 +145,15 @@ class SoftmaxCrossEntropy(Loss):
             return labels.astype("int64")
         return backend.asarray(labels)
 
+    def check_target(self, target: Array, rows: int, outputs: int) -> None:
+        """Raise ValueError unless `target` is labels below `outputs`, or (rows, outputs)."""
+        if target.ndim != 1 or len(target) != rows:
+            super().check_target(target, rows, outputs)
+        elif rows and not 0 <= target.min() <= target.max() < outputs:
+            raise ValueError(
+                f"labels must lie in 0..{outputs - 1}, got {target.min()}..{target.max()}"
+            )
+
     def _compute(
         self,
         losses: Array,
@@ -174,8 +193,6 @@ class PointwiseLoss(Loss):
         weight: Scalar,
         backend: Backend,
     ) -> None:
-        if target.shape != z.shape:
-            raise ValueError(f"outputs have shape {z.shape}, targets {target.shape}")
         backend.pointwise_loss(
             losses,
             correct,
@@ -250,7 +267,7 @@ class Huber(PointwiseLoss):
         self, reduction: str = "mean", delta: float = 1.0, backend: Backend | str = "cpu"
     ) -> None:
         super().__init__(reduction, backend)
-        if delta <= 0:
+        if not delta > 0:
             raise ValueError(f"delta must be > 0, got {delta}")
         self.parameter = delta
 

@@ -26,7 +26,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "l1": (">= 0", lambda value: value >= 0),
     "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "rho": ("in [0, 1)", lambda value: 0 <= value < 1),
-    "betas": ("two numbers in [0, 1)", lambda value: 0 <= value < 1),
+    "betas": ("in [0, 1)", lambda value: 0 <= value < 1),
 }
 
 
@@ -56,7 +56,9 @@ class Optimizer:
         for field in fields(self):
             given = getattr(self, field.name)
             allowed, in_range = RANGES[field.name]
-            if given is not None and not all(map(in_range, np.atleast_1d(given))):
+            if given is None and field.default is None:
+                continue
+            if given is None or not all(map(in_range, np.atleast_1d(given))):
                 raise ValueError(f"{field.name} must be {allowed}, got {given}")
         self.steps = 0
         self.state: dict[str, Array] = {}
@@ -143,6 +145,11 @@ class Optimizer:
 
     def _update(self, backend: Backend) -> None:
         raise NotImplementedError
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether any weight has L1 or L2."""
+        return bool(self.l1) or any(True for _ in self.flat.decay_ranges(self.weight_decay))
 
     def penalty(self) -> float:
         """Return Σ decay ‖W‖²/2 + l1 ‖W‖₁, what the regulariser adds to the cost."""
@@ -317,6 +324,11 @@ class Adam(Optimizer):
     _: KW_ONLY
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if np.shape(self.betas) != (2,):
+            raise ValueError(f"betas must be two numbers, got {self.betas}")
 
     def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         beta1, beta2 = self.betas

@@ -105,6 +105,8 @@ class FlatParameters:
     def decay_ranges(self, weight_decay: float) -> Iterator[tuple[slice, float]]:
         """Yield (range of the weights, decay) for the fewest ranges of equal non-zero decay."""
         weights = [p for p in self.parameters if p.is_weight]
+        if not weights:
+            return
         decays = [weight_decay if p.weight_decay is None else p.weight_decay for p in weights]
         ends = [p.start for p in weights[1:]] + [self.weights_end]
         start = 0

@@ -41,21 +41,18 @@ class RunFolder(Callback):
         """
         check_free(path, replace)
         with file_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+            place = path.absolute()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            new = place.with_name(f".{place.name}.{secrets.token_hex(4)}.new")
             new.mkdir()
             try:
                 (new / "config.input.toml").write_text(source, encoding="utf-8")
                 (new / MARK).write_text(dump_config(config), encoding="utf-8")
-                (new / "env.json").write_text(_json(environment, indent=2), encoding="utf-8")
-                old = new.with_suffix(".old")
-                if path.exists():
-                    path.rename(old)
-                new.rename(path)
-                shutil.rmtree(old, ignore_errors=True)
+                (new / "env.json").write_text(to_json(environment, indent=2), encoding="utf-8")
+                _put_in_place(new, place)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-            sync_folder(path.parent)
+            sync_folder(place.parent)
         return cls(path)
 
     def log(self, text: str) -> None:
@@ -65,12 +62,12 @@ class RunFolder(Callback):
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        text = _json(summary, indent=2) + "\n"
+        text = to_json(summary, indent=2) + "\n"
         write_atomically(self.path / "summary.json", text.encode())
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Add the epoch to metrics.jsonl, metrics.csv and run.log."""
-        self._append("metrics.jsonl", _json(record) + "\n")
+        self._append("metrics.jsonl", to_json(record) + "\n")
         lines = io.StringIO()
         writer = csv.DictWriter(lines, list(record), lineterminator="\n")
         if len(trainer.history) == 1:
@@ -100,11 +97,31 @@ def check_free(path: Path, replace: bool) -> None:
             raise ConfigError(f"--run-dir {path}: is a file, not a folder")
         if not (path / MARK).exists():
             raise ConfigError(f"--run-dir {path}: is not empty and not a run folder; left as it is")
+        if replace and path.samefile(Path.cwd()):
+            raise ConfigError(f"--run-dir {path}: cannot replace the folder that one stands in")
     if not replace:
         raise ConfigError(f"--run-dir {path}: holds a run already; --overwrite replaces it")
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`; what is there goes, or stays if that fails."""
+    if path.exists() and path.samefile(Path.cwd()):  # it is open, and cannot be replaced as a whole
+        for file in sorted(new.iterdir()):
+            file.rename(path / file.name)
+        return
+    old = new.with_suffix(".old")
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
     """Return JSON; a number that is not finite, which JSON cannot hold, becomes null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
 

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,7 +23,7 @@ from .config_file import dump_config, parse_config
 from .data.scaling import Scaler
 from .data.table import Array
 from .data.targets import Targets
-from .errors import ConfigError, DataError, FileError
+from .errors import DeviceError, FileError
 from .files import write_atomically
 from .losses import Loss
 from .model import Sequential
@@ -76,14 +77,15 @@ class SavedModel:
         }
         for name, array in self.scaler.to_arrays().items():
             tensors[f"scaler.{name}"] = array
-        text = {
-            "format": str(FORMAT),
+        about = {
+            "format": FORMAT,
             "config": dump_config(self.config),
             "scaler": self.scaler.name,
-            "targets": json.dumps(self.targets.to_dict()),
+            "targets": self.targets.to_dict(),
         }
-        digest = _digest(tensors, text)
-        write_atomically(path, save(tensors, {**text, "sha256": digest}))
+        about["sha256"] = _digest(tensors, about)
+        # one entry, because safetensors writes several in an order that changes from run to run
+        write_atomically(path, save(tensors, {"gpumlp": json.dumps(about)}))
 
 
 def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
@@ -97,41 +99,51 @@ def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
         path /= "model.safetensors"
     try:
         with safe_open(path, framework="numpy") as file:
-            text = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise FileError(f"{path}: cannot be read as a model: {error}") from None
-    if text.get("format") != str(FORMAT):
-        raise FileError(f"{path}: not a gpumlp model of format {FORMAT}")
-    if text.pop("sha256", "") != _digest(tensors, text):
+    try:
+        about = json.loads(metadata["gpumlp"])
+        version, digest = about["format"], about.pop("sha256")
+    except (KeyError, ValueError, TypeError):
+        raise FileError(f"{path}: not a gpumlp model") from None
+    if version != FORMAT:
+        raise FileError(f"{path}: a model of format {version}; this gpumlp reads {FORMAT}")
+    if digest != _digest(tensors, about):
         raise FileError(f"{path}: its content is not what was saved (sha256 differs)")
     try:
-        return _assembled(tensors, text, device)
-    except (KeyError, ValueError, ConfigError, DataError) as error:
-        raise FileError(f"{path}: was saved by another version of gpumlp ({error})") from None
+        return _assembled(tensors, about, device)
+    except DeviceError:
+        raise
+    except Exception as error:  # the checksum is right: another program wrote it, and anything goes
+        raise FileError(f"{path}: does not hold what a gpumlp model holds ({error!r})") from None
 
 
 def _assembled(
-    tensors: Mapping[str, Array], text: Mapping[str, str], device: str | Backend
+    tensors: Mapping[str, Array], about: Mapping[str, Any], device: str | Backend
 ) -> SavedModel:
-    config = parse_config(tomllib.loads(text["config"]), "config of the model")
-    targets = Targets.from_dict(json.loads(text["targets"]))
+    config = parse_config(tomllib.loads(about["config"]), "config of the model")
+    targets = Targets.from_dict(about["targets"])
     scaler = Scaler.from_arrays(
-        text["scaler"],
+        about["scaler"],
         {name.removeprefix("scaler."): a for name, a in tensors.items() if name[:7] == "scaler."},
     )
     backend = get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
-        parameter.value[...] = backend.asarray(tensors[f"net.{parameter.name}"])
+        tensor = tensors[f"net.{parameter.name}"]
+        if tensor.shape != parameter.shape:
+            raise ValueError(f"{parameter.name} is {tensor.shape}, not {parameter.shape}")
+        parameter.value[...] = backend.asarray(tensor)
     return SavedModel(config, network, build_loss(config, backend), scaler, targets)
 
 
-def _digest(tensors: Mapping[str, Array], text: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, Array], about: Mapping[str, Any]) -> str:
     """Return the sha256 over every name, type, shape and byte, in the order of names."""
     digest = hashlib.sha256()
     for name, array in sorted(tensors.items()):
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(json.dumps(sorted(text.items())).encode())
+    digest.update(json.dumps(about, sort_keys=True).encode())
     return digest.hexdigest()

@@ -6,12 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from . import __version__
-from .backend import Backend, get_backend
+from .backend import Array, Backend, get_backend
 from .build import build_network, build_trainer
 from .callbacks import ProgressBar
 from .config import Config
@@ -21,10 +22,10 @@ from .data.weights import row_weights
 from .environment import describe
 from .errors import DeviceError, DivergedError, FileError, GpumlpError
 from .model import Sequential
-from .run_folder import RunFolder, check_free, default_path
+from .run_folder import RunFolder, check_free, default_path, to_json
 from .saved_model import SavedModel
 from .signals import StopOnSignal
-from .trainer import Trainer
+from .trainer import Callback, Trainer
 
 Say = Callable[[str], None]
 
@@ -55,89 +56,87 @@ def train(options: argparse.Namespace, say: Say) -> tuple[dict[str, Any], int]:
     overrides = list(options.set)
     overrides += [f"device={json.dumps(options.device)}"] if options.device is not None else []
     overrides += [f"seed={options.seed}"] if options.seed is not None else []
-    config = load_config(options.config, overrides)
-    path = options.run_dir or default_path(config.name)
-    check_free(path, options.overwrite)
-    backend = get_backend(config.device, config.precision)
-    data = prepare(config.data, config.model.task, config.seed, backend.dtype)
-    network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
-    environment = describe(backend) | {"data_sha256": data.fingerprint, "set": overrides}
-    folder = RunFolder.create(
-        path, config, config_text(options.config), environment, options.overwrite
-    )
-    try:
-        return _run(options, config, data, network, folder, say)
-    except (GpumlpError, MemoryError, OSError) as error:
-        with suppress(FileError):
-            folder.log(str(error))
-        raise
-    except Exception as error:
-        folder.log(traceback.format_exc())
-        log = folder.path / "run.log"
-        raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
+    with StopOnSignal() as signals:
+        config = load_config(options.config, overrides)
+        path = options.run_dir or default_path(config.name)
+        check_free(path, options.overwrite)
+        backend = get_backend(config.device, config.precision)
+        data = prepare(config.data, config.model.task, config.seed, backend.dtype)
+        weight = training_weights(config, data)
+        network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
+        environment = describe(backend) | {"data_sha256": data.fingerprint, "set": overrides}
+        source = config_text(options.config)
+        folder = RunFolder.create(path, config, source, environment, options.overwrite)
+        callbacks: list[Callback] = [folder, signals]
+        if not options.quiet:
+            callbacks.append(ProgressBar(bar=not options.no_progress))
+        try:
+            for line in introduction(config, data, network):
+                say(line)
+                folder.log(line)
+            trainer = build_trainer(config, network, len(data.train.x), callbacks)
+            summary = fit_and_save(config, data, weight, trainer, folder)
+        except (GpumlpError, MemoryError, OSError) as error:
+            with suppress(FileError):
+                folder.log(str(error))
+            raise
+        except Exception as error:
+            folder.log(traceback.format_exc())
+            log = folder.path / "run.log"
+            raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
+        return summary, signals.exit_code or 0
 
 
-def _run(
-    options: argparse.Namespace,
-    config: Config,
-    data: Prepared,
-    network: Sequential,
-    folder: RunFolder,
-    say: Say,
-) -> tuple[dict[str, Any], int]:
-    """Fit, evaluate, save and summarise."""
-    signals = StopOnSignal()
-    callbacks = [folder, signals]
-    if not options.quiet:
-        callbacks.append(ProgressBar(bar=not options.no_progress))
-    trainer = build_trainer(config, network, len(data.train.x), callbacks)
-    for line in _introduction(config, data, network):
-        say(line)
-        folder.log(line)
-    status, began = "done", perf_counter()
-    try:
-        _fit(trainer, config, data)
-    except DivergedError as error:
-        summary = _summary(config, trainer, {}, perf_counter() - began)
-        folder.write_summary({"status": "diverged", **summary, "stop_reason": str(error)})
-        raise
-    seconds = perf_counter() - began
-    if signals.exit_code is not None:
-        status = "interrupted"
-    SavedModel(config, network, trainer.loss, data.scaler, data.targets).save(
-        folder.path / "model.safetensors"
-    )
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    results = {
-        name: trainer.evaluate(part.x, part.y, part.sample_weight)
-        for name, part in parts.items()
-        if part is not None
-    }
-    summary = {"status": status, **_summary(config, trainer, results, seconds)}
-    summary["run_dir"] = str(folder.path)
-    folder.write_summary(summary)
-    folder.log(f"{status}: {results}")
-    return summary, signals.exit_code or 0
-
-
-def _fit(trainer: Trainer, config: Config, data: Prepared) -> None:
-    train, val = data.train, data.val
+def training_weights(config: Config, data: Prepared) -> Array | None:
+    """Return the weights of the training rows: sample weight times class weight, or None."""
+    train = data.train
     weight = row_weights(train.y, data.targets, config.loss.class_weight, train.x.dtype)
     if weight is None or train.sample_weight is None:
-        weight = train.sample_weight if weight is None else weight
-    else:
-        weight = weight * train.sample_weight
-    trainer.fit(
-        train.x,
-        train.y,
-        epochs=config.train.epochs,
-        max_steps=config.train.max_steps,
-        sample_weight=weight,
-        validation=None if val is None else (val.x, val.y, val.sample_weight),
-    )
+        return train.sample_weight if weight is None else weight
+    return weight * train.sample_weight
 
 
-def _introduction(config: Config, data: Prepared, network: Sequential) -> list[str]:
+def fit_and_save(
+    config: Config, data: Prepared, weight: Array | None, trainer: Trainer, folder: RunFolder
+) -> dict[str, Any]:
+    """Fit, save the model, evaluate all parts, write and return the summary."""
+    train, val, began = data.train, data.val, perf_counter()
+    model_file = folder.path / "model.safetensors"
+    results: dict[str, dict[str, float]] = {}
+    try:
+        trainer.fit(
+            train.x,
+            train.y,
+            epochs=config.train.epochs,
+            max_steps=config.train.max_steps,
+            sample_weight=weight,
+            validation=None if val is None else (val.x, val.y, val.sample_weight),
+        )
+        seconds = perf_counter() - began
+        model = SavedModel(config, trainer.model, trainer.loss, data.scaler, data.targets)
+        model.save(model_file)
+        for name, part in (("train", train), ("val", val), ("test", data.test)):
+            if part is not None:
+                results[name] = trainer.evaluate(part.x, part.y, part.sample_weight)
+                if not isfinite(results[name]["loss"]):
+                    model_file.unlink()
+                    raise DivergedError(
+                        f"the loss of the {name} part is {results[name]['loss']:g} "
+                        f"after step {trainer.step}; try a smaller optimizer.lr (learning rate)"
+                    )
+    except DivergedError as error:
+        trainer.stop(str(error))
+        folder.write_summary(_summary("diverged", config, trainer, {}, perf_counter() - began))
+        raise
+    status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"
+    summary = _summary(status, config, trainer, results, seconds)
+    summary["run_dir"] = str(folder.path)
+    folder.write_summary(summary)
+    folder.log(f"{status}: {to_json(results)}")
+    return summary
+
+
+def introduction(config: Config, data: Prepared, network: Sequential) -> list[str]:
     """Return what is about to be trained, on what, in two lines."""
 
     def rows(name: str, part: Part | None) -> str:
@@ -166,11 +165,12 @@ def _device(config: Config, backend: Backend) -> str:
 
 
 def _summary(
-    config: Config, trainer: Trainer, results: dict[str, Any], seconds: float
+    status: str, config: Config, trainer: Trainer, results: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     training = sum(record["seconds"] for record in trainer.history)
     samples = sum(record["seconds"] * record["samples_per_s"] for record in trainer.history)
     return {
+        "status": status,
         "name": config.name,
         "epochs": trainer.epoch,
         "steps": trainer.step,
@@ -221,6 +221,8 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         summary, code = train(options, say)
+        print(to_json(summary) if options.json else report(summary), flush=True)
+        return code
     except GpumlpError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -228,10 +230,13 @@ def run(options: argparse.Namespace) -> int:
         print(f"out of memory ({error}); try a smaller train.batch_size", file=sys.stderr)
         return DeviceError.exit_code
     except OSError as error:
-        print(f"{error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return FileError.exit_code
-    print(json.dumps(summary) if options.json else report(summary))
-    return code
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        print(f"a bug in gpumlp: {error!r} ({where})", file=sys.stderr)
+        return GpumlpError.exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

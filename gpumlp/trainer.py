@@ -169,10 +169,15 @@ class Trainer:
                 raise ValueError(f"x has {rows} rows, {name} has {len(array)}")
         if rows == 0:
             raise ValueError("there are no rows to train on")
+        if sample_weight is not None and not bool((backend.asarray(sample_weight) >= 0).all()):
+            raise ValueError("sample weights must be >= 0")
+        target = self.loss.as_target(y, backend)
+        if self.model.n_out is not None:
+            self.loss.check_target(target, rows, self.model.n_out)
         size = rows if self.batch_size == "full" else int(self.batch_size)
         batches = Batches(
             x=backend.asarray(x),
-            target=self.loss.as_target(y, backend),
+            target=target,
             weight=None if sample_weight is None else backend.asarray(sample_weight),
             size=size,
             accumulate=self.accumulate,
@@ -189,8 +194,8 @@ class Trainer:
         if max_steps is not None:
             self.last_step = min(self.last_step, self.step + max_steps)
             self.last_epoch = self.epoch + -(-(self.last_step - self.step) // batches.steps)
-        self._call("on_train_begin")
         try:
+            self._call("on_train_begin")
             while self.step < self.last_step and self.stop_reason is None:
                 self._epoch(engine, training, validation)
         finally:
@@ -220,6 +225,9 @@ class Trainer:
                 if callback.every_steps and self.step % callback.every_steps == 0:
                     callback.on_step(self)
             self._call("on_progress")
+        if self.step == first:  # stopped before the first step
+            self.epoch -= 1
+            return
         training.backend.synchronize()
         seconds = perf_counter() - began
         record = self._record(training, first, factors, seconds)
@@ -239,20 +247,22 @@ class Trainer:
         """Read the running loss; raise DivergedError when it is not finite."""
         total, _ = training.sums()
         self.running_loss = total / training.batches.weight_taken
-        if isfinite(total):
+        # the loss was taken before the last update, so at the end the parameters are looked at too
+        if isfinite(total) and (self.step < self.last_step or not self._not_finite()):
             return
-        bad = [
-            parameter.name
-            for parameter in self.model.parameters
-            if not np.isfinite(self.model.backend.to_numpy(parameter.value)).all()
-        ]
+        bad = self._not_finite()
         one = self.step - before == 1
         where = f"step {self.step}" if one else f"steps {before + 1}-{self.step}"
         what = f"; not finite: {', '.join(bad)}" if bad else ""
         raise DivergedError(
-            f"the training loss became {total} in epoch {self.epoch}, {where}{what}. "
+            f"training diverged in epoch {self.epoch}, {where}{what}; the loss became {total:g}. "
             f"Try a smaller learning rate (now {self.optimizer.lr:g}), scaled inputs, or clip_norm"
         )
+
+    def _not_finite(self) -> list[str]:
+        """Return the names of the parameters that are not finite."""
+        finite = self.model.backend.xp.isfinite
+        return [p.name for p in self.model.parameters if not bool(finite(p.value).all())]
 
     def _record(
         self, training: TrainingStep, first: int, factors: np.ndarray, seconds: float
@@ -268,17 +278,17 @@ class Trainer:
             "loss": total / batches.weight_taken,
             "total_loss": total,
         }
-        if self.optimizer.weight_decay or self.optimizer.l1:
+        if self.optimizer.has_penalty:
             record["penalty"] = self.optimizer.penalty()
         if self.loss.counts_correct:
-            record["accuracy"] = correct / rows
+            record["accuracy"] = correct / batches.weight_taken
         return record | {"samples_per_s": rows / seconds, "seconds": seconds}
 
     def evaluate(self, x: Array, y: Array, sample_weight: Array | None = None) -> dict[str, float]:
         """Return the cost ("loss") and the metrics of rows x (N, D) with targets y."""
         backend = self.model.backend
-        z = self.model.predict(x)
         with np.errstate(all="ignore"):  # a diverged network is found by its loss
+            z = self.model.predict(x)
             self.loss.forward(z, y, sample_weight)
             prediction = backend.to_numpy(self.loss.link(z, backend))
         target = backend.to_numpy(self.loss.as_target(y, backend))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from gpumlp import losses
 from gpumlp.backend import Backend
@@ -126,7 +127,8 @@ def train_by_hand(training):
             model.backward(loss.backward())
             optimizer.step(model, factors(batches.steps)[step])
             total += loss.total
-            right += int((z.argmax(axis=1) == batches.target[rows]).sum())
+            hits = z.argmax(axis=1) == batches.target[rows]
+            right += float(hits.sum() if weight is None else weight @ hits)
         sums.append((total, right))
     return {"values": model.flat.values, "sums": np.array(sums), **optimizer.state}
 
@@ -222,8 +224,8 @@ def test_the_data_are_left_as_they_are(engine, case):
 
 # ------------------------------------------------------------------ memory
 
-# Each array of a batch has at least 128 kB, each weight matrix 16 kB. The rest is NumPy's: buffers
-# of a fixed number of entries for broadcasting and casting (made small here), and array headers.
+# Each array of a wide batch has at least 128 kB, each weight matrix 16 kB. The rest is NumPy's:
+# buffers of a fixed number of entries for broadcasting and casting (made small here), and headers.
 WIDTH, BATCH, LIMIT, BUFFER = 64, 512, 16_000, 256
 MEMORY_CASES = {
     "sgd": {},
@@ -257,24 +259,24 @@ MEMORY_CASES = {
 }
 
 
-def build_big(options):
+def build_big(options, width=WIDTH, batch=BATCH):
     backend, rng = Backend(np), np.random.default_rng(0)
     accumulate = options.get("accumulate", 1)
-    rows = 2 * BATCH * accumulate + 384  # two full steps and a partial one
+    rows = 2 * batch * accumulate + 3 * batch // 4  # two full steps and a partial one
     activation, layers = options.get("activation", "sigmoid"), options.get("layers", {})
     model = Sequential(
-        Dense(WIDTH, WIDTH, activation, backend, **layers),
-        Dense(WIDTH, WIDTH, activation, backend, **layers),
-        Dense(WIDTH, WIDTH, backend=backend),
+        Dense(width, width, activation, backend, **layers),
+        Dense(width, width, activation, backend, **layers),
+        Dense(width, width, backend=backend),
     )
     soft = options.get("soft", False)
-    target = rng.random((rows, WIDTH)) if soft else rng.integers(0, WIDTH, rows)
+    target = rng.random((rows, width)) if soft else rng.integers(0, width, rows)
     weight = rng.random(rows) if options.get("weighted") else None
     batches = Batches(
-        x=backend.asarray(rng.normal(size=(rows, WIDTH))),
+        x=backend.asarray(rng.normal(size=(rows, width))),
         target=backend.asarray(target) if soft else target,
         weight=None if weight is None else backend.asarray(weight),
-        size=BATCH,
+        size=batch,
         accumulate=accumulate,
         shuffle=True,
         seed=0,
@@ -286,20 +288,31 @@ def build_big(options):
     return TrainingStep(model, loss, optimizer, batches)
 
 
+def run_epochs(training, runner, epochs, first=0):
+    steps = training.batches.steps
+    for epoch in range(first, first + epochs):
+        training.begin_epoch(epoch, epoch * steps, np.ones(steps))
+        runner.run(steps)
+
+
 @pytest.fixture
 def small_buffers():
     before = np.setbufsize(BUFFER)
-    yield
+    with threadpool_limits(1):  # for speed: such matrices are too small for several threads
+        yield
     np.setbufsize(before)
 
 
+# A wide batch, and a long one in which even one number a row makes 128 kB.
+@pytest.mark.parametrize(("width", "batch"), [(WIDTH, BATCH), (2, 32_768)], ids=["wide", "long"])
 @every_engine
 @pytest.mark.parametrize("case", MEMORY_CASES)
-def test_after_the_first_step_of_a_shape_nothing_is_allocated(engine, case, small_buffers):
-    training = build_big(MEMORY_CASES[case])
+def test_after_the_first_step_of_a_shape_nothing_is_allocated(
+    case, engine, width, batch, small_buffers
+):
+    training = build_big(MEMORY_CASES[case], width, batch)
     runner, steps = get_engine(engine, training), training.batches.steps
-    training.begin_epoch(0, 0, np.ones(steps))
-    runner.run(steps)
+    run_epochs(training, runner, 1)
     held = runner._workspace.nbytes
     training.begin_epoch(1, steps, np.ones(steps))
     tracemalloc.start()
@@ -309,24 +322,44 @@ def test_after_the_first_step_of_a_shape_nothing_is_allocated(engine, case, smal
     tracemalloc.stop()
     assert peak - before < LIMIT
     assert after - before < LIMIT / 2
-    assert runner._workspace.nbytes == held > 2 * BATCH * WIDTH * 4
+    assert runner._workspace.nbytes == held > 2 * batch * width * 4
+
+
+@every_engine
+def test_a_partial_batch_and_micro_batches_take_turns_in_the_memory_of_one(engine, small_buffers):
+    training = build_big({})
+    runner = get_engine(engine, training)
+    training.begin_epoch(0, 0, np.ones(3))
+    runner.run(2)
+    held = runner._workspace.nbytes
+    runner.run(1)
+    assert runner._workspace.nbytes == held
+    accumulated = build_big({"accumulate": 4, "optimizer": {"clip_norm": 1.0}})
+    runner = get_engine(engine, accumulated)
+    run_epochs(accumulated, runner, 1)
+    assert runner._workspace.nbytes <= held + accumulated.model.flat.values.nbytes
 
 
 def test_a_small_batch_first_makes_the_workspace_grow_once():
     """The full batch replaces the buffers; the small one's plan goes on with those it had."""
-    results = {}
+    results, held = {}, {}
     for engine in ENGINES:
-        training = build("adam", "dropout")
-        batches, runner, held = training.batches, get_engine(engine, training), []
-        sizes = [5, 6, 6, 6]
-        batches.take = lambda n, sizes=sizes: iter(sizes[:n])
-        for epoch in range(3):
-            training.begin_epoch(epoch, epoch * 4, np.ones(4))
-            runner.run(4)
-            held.append(runner._workspace.nbytes)
-        assert held[0] == held[1] == held[2]
-        results[engine] = {"values": training.model.flat.values, **training.optimizer.state}
-    assert_same_bits(results["eager"], results["graph"])
+        for sizes in ([5, 6, 6, 6], [6, 6, 6, 5]):
+            training = build("adam", "dropout")
+            runner = get_engine(engine, training)
+            training.batches.take = lambda n, sizes=sizes: iter(sizes[:n])
+            run_epochs(training, runner, 1)
+            first = runner._workspace.nbytes
+            run_epochs(training, runner, 2, first=1)
+            assert runner._workspace.nbytes == first
+            held[sizes[0], engine] = first
+            results[sizes[0], engine] = {
+                "values": training.model.flat.values,
+                **training.optimizer.state,
+            }
+    assert len(set(held.values())) == 1
+    for size in (5, 6):
+        assert_same_bits(results[size, "eager"], results[size, "graph"])
 
 
 # -------------------------------------------------------------------- plan

@@ -15,6 +15,7 @@ from gpumlp import (
     SGD,
     BinaryCrossEntropy,
     Dense,
+    Dropout,
     Huber,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -103,7 +104,17 @@ class Problem:
 
     def cost(self):
         z = self.model.forward(self.x, keys=self.keys)
-        return self.loss.forward(z, self.target, self.weight) + self.optimizer.penalty()
+        return self.loss.forward(z, self.target, self.weight) + self.penalty()
+
+    def penalty(self):
+        """Return Σ decay ‖W‖²/2 + l1 ‖W‖₁ over the weights, each with its own decay."""
+        total = 0.0
+        for p in self.model.parameters:
+            if p.is_weight:
+                own = p.weight_decay is not None
+                decay = p.weight_decay if own else self.optimizer.weight_decay
+                total += decay / 2 * (p.value**2).sum() + self.optimizer.l1 * abs(p.value).sum()
+        return total
 
     def gradients(self):
         """Return the gradient by all parameters, padding included, and that by the inputs."""
@@ -238,6 +249,14 @@ def test_every_entry_of_the_gradient_matches(activation, loss):
     assert compared >= 0.95 * (problem.model.flat.count + problem.x.size)
 
 
+@pytest.mark.parametrize("regulariser", REGULARISERS, ids=str)
+def test_the_penalty_that_an_optimizer_reports_is_the_one_it_descends(regulariser):
+    problem = make(
+        "tanh", "mse", weighted=False, reduction="mean", regulariser=regulariser, dropout=False
+    )
+    assert problem.optimizer.penalty() == pytest.approx(problem.penalty(), rel=1e-13)
+
+
 def test_a_wrong_gradient_is_found(monkeypatch):
     problem = make(
         "tanh",
@@ -349,3 +368,23 @@ def test_any_architecture_has_the_right_gradient(
         # the cost has 16 digits, so differences have no more than about 10
         error = abs(numerical - (gradient * direction).sum())
         assert error <= 1e-6 * scale + 1e-9
+
+
+def test_dropout_alone_passes_back_what_it_let_through(backend):
+    layer, ones = Dropout(0.5, backend), backend.asarray(np.ones((20, 30)))
+    for key, first_row in ((1, 0), (2, 0), (1, 5)):
+        out = layer.forward(ones, key=backend.asarray(key, np.uint32), first_row=first_row)
+        assert len(set(backend.to_numpy(out).ravel())) == 2
+        assert (layer.backward(ones) == out).all()
+    assert (layer.forward(ones) == 1).all()
+    assert (layer.backward(ones) == 1).all()
+
+
+def test_every_layer_and_every_step_has_a_mask_of_its_own(backend):
+    model = Sequential(Dropout(0.5, backend), Dropout(0.5, backend), seed=1)
+    ones = backend.asarray(np.ones((100, 100)))
+    masks = [backend.to_numpy(model.forward(ones, keys=model.dropout_keys(i))) > 0 for i in (0, 1)]
+    for mask in masks:  # one mask twice would keep a half
+        assert abs(mask.mean() - 1 / 4) <= 4 * np.sqrt(3 / 16 / mask.size)
+    both = (masks[0] & masks[1]).mean()
+    assert abs(both - 1 / 16) <= 4 * np.sqrt(15 / 256 / masks[0].size)

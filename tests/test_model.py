@@ -1,5 +1,7 @@
 """Sequential: what it makes of the layers it is given, forward, backward and features."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -176,7 +178,9 @@ def test_folded_and_standalone_layers_give_the_same_numbers(name, rate):
 
 def test_layers_that_are_not_folded_compute_in_their_place():
     x = batch()
-    model = Sequential(Tanh(FP64), Dense(4, 3, "relu", FP64), Sigmoid(FP64), Dense(3, 2, "tanh", FP64))
+    model = Sequential(
+        Tanh(FP64), Dense(4, 3, "relu", FP64), Sigmoid(FP64), Dense(3, 2, "tanh", FP64)
+    )
     first, second = (layer for layer in model.layers if isinstance(layer, Dense))
     a = np.maximum(np.tanh(x) @ first.weight.value.T, 0)
     expected = np.tanh(1 / (1 + np.exp(-a)) @ second.weight.value.T)
@@ -314,6 +318,16 @@ def test_features_in_chunks_are_those_of_one_batch(rows, layer):
     expected = model.forward(x) if layer == -1 else model.layers[0].forward(x)
     expected = x if layer == 0 else expected
     np.testing.assert_allclose(model.features(x, layer), expected, rtol=1e-12)
+
+
+def test_features_in_chunks_need_the_memory_of_one_chunk():
+    width, chunks = 64, 5
+    model, x = multilayer_perceptron([1, width, 1]), np.zeros((chunks * EVALUATION_ROWS, 1), "f4")
+    tracemalloc.start()
+    model.predict(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * EVALUATION_ROWS * width * 4
 
 
 def test_features_of_no_rows_are_no_rows():

@@ -252,7 +252,7 @@ def test_the_same_network_again_keeps_its_state():
 
 
 def test_without_parameters_it_says_what_to_call():
-    with pytest.raises(ValueError, match="no parameters yet: call bind, step or Trainer.fit"):
+    with pytest.raises(ValueError, match=r"no parameters yet: call bind, step or Trainer\.fit"):
         _ = SGD().flat
 
 

@@ -116,10 +116,11 @@ CASES = {  # name -> our loss, targets, torch's sample losses
 }
 
 
-def network(activation, backend, seed=0):
+def network(activation, backend, seed=0, **second):
+    """Return a network of three layers; `second` are arguments of the second."""
     model = Sequential(
         Dense(INPUTS, 6, activation, backend),
-        Dense(6, 5, activation, backend, bias=False),
+        Dense(6, 5, activation, backend, bias=False, **second),
         Dense(5, OUTPUTS, backend=backend),
         seed=seed,
     )
@@ -258,17 +259,18 @@ def batches():
 
 
 @cache
-def torch_training(name, variant, precision, reduction="mean"):
-    """Return torch's loss at each step, and its final parameters."""
+def torch_training(name, variant, precision, reduction="mean", own_decay=None, max_norm=None):
+    """Return torch's loss at each step, and its final parameters.
+
+    `own_decay` and `max_norm` are the second layer's.
+    """
     _, ours, cls, arguments = OPTIMIZER_CASES[name]
-    settings = dict(VARIANTS[variant])
-    decay, clip, l1 = (settings.get(k) for k in ("weight_decay", "clip_norm", "l1"))
+    decay, clip, l1 = (VARIANTS[variant].get(k) for k in ("weight_decay", "clip_norm", "l1"))
     model = network("tanh", get_backend("cpu", precision))
     twin = Twin(model, "tanh")
-    weights, biases = (
-        [p for key, p in twin.parameters.items() if key.endswith(end)] for end in ("weight", "bias")
-    )
-    groups = [{"params": weights, "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
+    decays = {"0.weight": decay, "1.weight": decay if own_decay is None else own_decay}
+    decays |= {"2.weight": decay, "0.bias": 0.0, "2.bias": 0.0}
+    groups = [{"params": [p], "weight_decay": decays[key]} for key, p in twin.parameters.items()]
     optimizer = getattr(torch.optim, cls)(groups, lr=ours["lr"], **arguments)
     x, y = data()
     x, y = as_tensor(x, model.backend), torch.tensor(y)
@@ -279,10 +281,14 @@ def torch_training(name, variant, precision, reduction="mean"):
         loss.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(twin.parameters.values(), clip)
-        if l1 is not None:
-            for p in weights:
-                p.grad += l1 * p.detach().sign()
-        optimizer.step()
+        with torch.no_grad():
+            for key, p in twin.parameters.items():
+                if l1 is not None and key.endswith("weight"):
+                    p.grad += l1 * p.sign()
+            optimizer.step()
+            if max_norm is not None:
+                w = twin.parameters["1.weight"]
+                w.copy_(torch.renorm(w, 2, 0, max_norm))
         losses.append(loss.item())
     return np.array(losses), {key: p.detach().numpy() for key, p in twin.parameters.items()}
 
@@ -292,15 +298,11 @@ def our_optimizer(name, variant):
     return cls(**arguments, **VARIANTS[variant])
 
 
-def tolerance_of(backend, variant):
-    # torch adds 1e-6 to the norm before it clips; and rounding errors grow with the steps
-    precise = 1e-5 if "clipped" in variant else 1e-9
-    return max(precise, 2000 * float(np.finfo(backend.dtype).eps))
-
-
-def assert_same_training(model, losses, name, variant):
-    expected, parameters = torch_training(name, variant, model.backend.dtype.name)
-    tolerance = tolerance_of(model.backend, variant)
+def assert_same_training(model, losses, name, variant, **others):
+    expected, parameters = torch_training(name, variant, model.backend.dtype.name, **others)
+    # torch adds 1e-6 or 1e-7 to a norm before it divides; and rounding errors grow with the steps
+    precise = 1e-5 if "clipped" in variant or "max_norm" in others else 1e-9
+    tolerance = max(precise, 2000 * float(np.finfo(model.backend.dtype).eps))
     np.testing.assert_allclose(losses, expected, rtol=tolerance)
     for parameter in model.parameters:
         ours, theirs = parameter.value, parameters[parameter.name]
@@ -363,6 +365,26 @@ def test_a_loop_written_out_trains_as_torch_does(name, variant, backend):
         model.backward(loss.backward())
         optimizer.step(model)
     assert_same_training(model, losses, name, variant)
+
+
+@every_optimizer
+@pytest.mark.parametrize("variant", ["plain", "weight decay"])
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("own_decay", [0.0, 0.3])
+def test_a_layer_with_a_decay_of_its_own_has_that_one(name, variant, engine, own_decay):
+    model = network("tanh", DOUBLE, weight_decay=own_decay)
+    losses = train(model, our_optimizer(name, variant), engine=engine)
+    assert_same_training(model, losses, name, variant, own_decay=own_decay)
+
+
+@every_optimizer
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_a_largest_norm_is_kept_after_each_step(name, engine):
+    model = network("tanh", DOUBLE, max_norm=0.9)
+    losses = train(model, our_optimizer(name, "plain"), engine=engine)
+    assert_same_training(model, losses, name, "plain", max_norm=0.9)
+    norms = np.linalg.norm(model.parameters[2].value, axis=1)
+    assert norms.max() == pytest.approx(0.9, rel=1e-9)
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))

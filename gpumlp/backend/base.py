@@ -8,7 +8,8 @@ array library spells it differently. Rules of an operation:
   grows with the batch, so that a recorded step can be replayed on the same memory;
 - `scratch` is memory of the stated shape that the formula may use; its content means nothing;
 - a scalar that changes from step to step (learning rate, α, β) may be a 0-d array;
-- in one call, all arrays of activation shape have one memory order; matrix products take any.
+- in one call, all arrays of activation shape have one memory order, but targets may be in C order;
+  matrix products take any.
 
 Shapes: B rows (samples) in a batch, n units of a layer, C classes, P entries of the flat buffer.
 """
@@ -200,7 +201,7 @@ class Backend:
         if _is(alpha, 1) and _is(beta, 0):
             xp.matmul(ones, dz, out=bias_sink)
         else:
-            sums = scratch[0]
+            sums = scratch[0] if len(dz) else xp.zeros_like(bias_sink)
             xp.matmul(ones, dz, out=sums)
             self._blend(bias_sink, sums, alpha, beta)
 
@@ -265,7 +266,7 @@ class Backend:
         z.max(axis=1, out=loss)
         xp.subtract(z, loss[:, None], out=dz)
         if correct is not None:
-            self._count_correct(correct, dz, target, scratch)
+            self._count_correct(correct, dz, target, loss, scratch)
         self._target_distribution(scratch, target, smoothing, classes)
         scratch *= dz
         scratch.sum(axis=1, out=loss)
@@ -291,8 +292,13 @@ class Backend:
             out *= 1 - smoothing
             out += smoothing / classes
 
-    def _count_correct(self, correct: Array, shifted: Array, target: Array, scratch: Array) -> None:
-        """correct (B,) = [argmax shifted = argmax target]; `shifted` has row maximum 0."""
+    def _count_correct(
+        self, correct: Array, shifted: Array, target: Array, best: Array, scratch: Array
+    ) -> None:
+        """correct (B,) = [argmax shifted = argmax target]; `shifted` has row maximum 0.
+
+        `best` (B,) is scratch, too.
+        """
         xp, classes = self.xp, shifted.shape[1]
         ranks = self._constant("ranks", classes)
         xp.equal(shifted, 0, out=scratch)
@@ -302,7 +308,7 @@ class Backend:
             correct += target
             xp.equal(correct, classes, out=correct)
         else:
-            best = target.max(axis=1)
+            target.max(axis=1, out=best)
             xp.equal(target, best[:, None], out=scratch)
             scratch *= ranks
             scratch.max(axis=1, out=best)
@@ -378,9 +384,15 @@ class Backend:
     @operation
     def clip_norm(self, g: Array, limit: float, scratch: Array) -> None:
         """g *= min(1, limit / ‖g‖) for the whole flat gradient (Pascanu et al. 2013)."""
-        self.xp.multiply(g, g, out=scratch)
-        norm = self.xp.sqrt(scratch.sum())
-        g *= limit / self.xp.maximum(norm, limit)
+        xp = self.xp
+        if not g.size:
+            return
+        xp.abs(g, out=scratch)
+        peak = xp.maximum(scratch.max(), np.finfo(self.dtype).tiny)
+        scratch /= peak  # the squares of large entries would overflow
+        scratch *= scratch
+        norm = peak * xp.sqrt(scratch.sum())
+        g *= limit / xp.maximum(norm, limit)
 
     @operation
     def clip_rows(self, w: Array, limit: float, scratch: Array) -> None:

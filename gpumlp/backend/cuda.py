@@ -6,7 +6,6 @@ where CuPy spells something differently.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import DeviceError
@@ -40,7 +39,7 @@ def count_devices() -> int:
 
 
 class CudaBackend(Backend):
-    """Arrays and operations on CUDA device `index`.
+    """Arrays and operations on CUDA device `index`, which becomes the thread's current one.
 
     Raises DeviceError where CuPy, the driver or that device is missing.
     """
@@ -55,11 +54,7 @@ class CudaBackend(Backend):
         super().__init__(cupy, dtype)
         self.name = f"cuda:{index}"
         self._device = cupy.cuda.Device(index)
-
-    def on_device(self) -> AbstractContextManager[Any]:
-        """Make this device the current one inside a `with` block."""
-        device: AbstractContextManager[Any] = self._device
-        return device
+        self._device.use()
 
     def to_numpy(self, array: Array) -> Any:
         """Copy `array` to the host; waits for the device."""

@@ -83,8 +83,14 @@ class Scaler:
 
     @classmethod
     def from_arrays(cls, name: str, arrays: Mapping[str, Any]) -> "Scaler":
-        """Rebuild the scaler that ``to_arrays`` saved; raises KeyError if an array is missing."""
-        return cls(name, *(np.asarray(arrays[key], np.float64) for key in ("offset", "factor")))
+        """Rebuild the scaler that ``to_arrays`` saved.
+
+        Raises KeyError if an array is missing, ValueError if name or shapes are not a scaler's.
+        """
+        offset, factor = (np.asarray(arrays[key], np.float64) for key in ("offset", "factor"))
+        if name not in SCALERS or offset.ndim != 1 or offset.shape != factor.shape:
+            raise ValueError(f"no scaler {name!r} with shapes {offset.shape} and {factor.shape}")
+        return cls(name, offset, factor)
 
 
 def _blocks(x: Array, rows: Rows | None) -> Iterator[tuple[slice, Float64]]:

@@ -130,7 +130,7 @@ class TrainingStep:
         batches.position = 0
 
     def sums(self) -> tuple[float, float]:
-        """Return (Σ w l, number of correct rows) of the epoch so far; waits for the device."""
+        """Return (Σ w l, Σ w over correct rows) of the epoch so far; waits for the device."""
         return float(self._losses.sum()), float(self._correct.sum())
 
     def __call__(self, backend: RecordingBackend, rows: int) -> None:
@@ -162,12 +162,10 @@ class TrainingStep:
         losses, correct, dz = self.loss.apply(
             z, target, factor if factors is None else factors[part], backend, count=True
         )
-        scratch = None if weights is None else backend.scratch(losses)
-        backend.accumulate(
-            self._losses[part], losses, None if weights is None else weights[part], scratch
-        )
+        weighting = () if weights is None else (weights[part], backend.scratch(losses))
+        backend.accumulate(self._losses[part], losses, *weighting)
         if correct is not None:
-            backend.accumulate(self._correct[part], correct)
+            backend.accumulate(self._correct[part], correct, *weighting)
         into = gradient_sink if part.start == 0 else accumulating_sink
         if self.writes_through:
             into = self.optimizer.sink

@@ -1,0 +1,132 @@
+"""The README: its commands are the promised ones, its Python runs, what it points to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpumlp import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    "python3 -m venv .venv && .venv/bin/pip install . && "
+    ".venv/bin/python -m gpumlp.train --config configs/digits.toml",
+    'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest',
+]
+FENCE = re.compile(
+    r"^(?P<fence>`{3,}) *(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=fence) *$", re.M | re.S
+)
+FOLDERS = "gpumlp|configs|tests|benchmarks|kernels|\\.ci"
+
+
+def blocks(text, *languages):
+    """The fenced blocks in one of these languages, with their first line's number."""
+    return [
+        (text[: match.start()].count("\n") + 2, match["code"])
+        for match in FENCE.finditer(text)
+        if match["language"] in languages
+    ]
+
+
+def without_blocks(text):
+    return FENCE.sub("", text)
+
+
+PYTHON = blocks(README, "python", "py")
+SHELL = blocks(README, "", "sh", "bash", "console", "shell")
+
+
+def links(text):
+    """The targets of Markdown links and images that are no web addresses or anchors."""
+    targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", without_blocks(text))
+    return sorted({t.partition("#")[0] for t in targets if not re.match(r"[a-z]+:|#", t)})
+
+
+def paths(text):
+    """Everything that looks like a file or folder of the repository, in prose and in commands."""
+    named = re.findall(rf"(?<![\w./$-])(?:\./)?((?:{FOLDERS})/[\w./-]*\w)", text)
+    named += re.findall(r"`([A-Z][A-Z]+(?:\.md)?|[\w-]+\.(?:toml|md))`", without_blocks(text))
+    return sorted({name for name in named if not is_of_a_run(name)})
+
+
+def is_of_a_run(name):
+    """Whether a run folder has a file of this name."""
+    return name in {"config.input.toml", "config.resolved.toml"}
+
+
+def exists(name):
+    """Whether a path or glob of the repository exists."""
+    return (ROOT / name).exists() or (ROOT / "gpumlp" / name).exists()
+
+
+def test_the_first_two_commands_are_the_promised_ones_verbatim():
+    lines = [line for _, code in SHELL for line in code.splitlines() if line.strip()]
+    assert lines[:2] == COMMANDS
+
+
+def test_there_is_python_to_run():
+    assert PYTHON
+    assert README.count("```python") == len(PYTHON)
+
+
+@pytest.mark.parametrize("line", [line for line, _ in PYTHON])
+def test_each_python_block_runs(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = dict(PYTHON)[line]
+    # blank lines in front, so that a traceback has the README's line numbers
+    exec(compile("\n" * (line - 1) + code, str(ROOT / "README.md"), "exec"), {"__name__": "readme"})
+    if "print(" in code:
+        assert capsys.readouterr().out
+
+
+def test_there_are_paths_to_check():
+    assert len(paths(README)) > 5
+
+
+@pytest.mark.parametrize("path", paths(README))
+def test_each_path_of_the_readme_exists(path):
+    assert exists(path)
+
+
+def test_links_are_found_in_markdown():
+    text = "[a](b.md#c), ![x](y.png), [web](https://z.org), [top](#top)\n```\n[no](no.md)\n```\n"
+    assert links(text) == ["b.md", "y.png"]
+
+
+def test_each_link_into_the_repository_leads_somewhere():
+    assert [link for link in links(README) if not (ROOT / link).exists()] == []
+
+
+def test_each_link_to_a_section_leads_there():
+    headings = re.findall(r"^#+ +(.+)$", without_blocks(README), re.M)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+    assert anchors
+    assert set(re.findall(r"\]\(#([^)\s]+)\)", README)) <= anchors
+
+
+CODE_AND_FILE = re.findall(r"`(?:(\w+)\.)?(\w+)` in `(gpumlp/[\w/]+\.py)`", README)
+
+
+@pytest.mark.parametrize(("owner", "name", "file"), CODE_AND_FILE)
+def test_what_the_readme_places_in_a_file_is_defined_there(owner, name, file):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert re.search(rf"^\s*(def|class) {name}\b", source, re.M)
+    assert not owner or re.search(rf"^class {owner}\b", source, re.M)
+
+
+def options_of(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+def test_the_options_of_the_readme_exist(capsys):
+    texts = re.findall(r"gpumlp(?:\.train)? ([^\n`]*)", README)
+    texts += re.findall(r"`(--[^`]*)`", without_blocks(README))
+    named = set().union(*map(options_of, texts))
+    assert {"--config", "--set"} <= named
+    known = set()
+    for arguments in (["--help"], ["train", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        known |= options_of(capsys.readouterr().out)
+    assert named <= known
