@@ -97,13 +97,13 @@ class ProgressBar(Callback):
             disable=self._disable,
             dynamic_ncols=True,
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
         )
 
     def on_progress(self, trainer: Trainer) -> None:
         """Move the bar."""
-        self._bar.set_description_str(f"epoch {trainer.epoch}/{trainer.last_epoch}", refresh=False)
-        self._bar.set_postfix_str(f"loss {trainer.running_loss:.4f}", refresh=False)
+        where = f"epoch {trainer.epoch}/{trainer.last_epoch}  loss {trainer.running_loss:.4f}"
+        self._bar.set_description_str(where, refresh=False)
         self._bar.update(trainer.step - self._bar.n)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:

@@ -5,6 +5,7 @@ data set) and the *total loss* L (its sum). With weights w the cost is Σ w l / 
 w l.
 """
 
+from math import inf
 from typing import Any
 
 from .backend import POINTWISE, Array, Backend, Scalar, get_activation, get_backend
@@ -22,6 +23,7 @@ class Loss:
     """
 
     name = ""
+    target_range = (-inf, inf)
     counts_correct = False  # whether "correct" has a meaning, so that accuracy can be counted
 
     def __init__(self, reduction: str = "mean", backend: Backend | str = "cpu") -> None:
@@ -80,6 +82,12 @@ class Loss:
             raise ValueError(f"{rows} outputs but {len(target)} targets")
         if target.shape != (rows, outputs):
             raise ValueError(f"outputs have shape {(rows, outputs)}, targets {target.shape}")
+        lowest, highest = self.target_range
+        if target.size and not lowest <= float(target.min()) <= float(target.max()) <= highest:
+            raise ValueError(
+                f"targets of {self!r} lie in [{lowest:g}, {highest:g}], "
+                f"got {float(target.min()):g} to {float(target.max()):g}"
+            )
 
     def apply(
         self, z: Array, target: Array, weight: Scalar, backend: Backend, count: bool = False
@@ -125,6 +133,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name = "cross_entropy"
+    target_range = (0.0, 1.0)  # of rows; labels are checked against the number of outputs
     counts_correct = True
 
     def __init__(
@@ -216,6 +225,7 @@ class BinaryCrossEntropy(PointwiseLoss):
     """
 
     name = "bce"
+    target_range = (0.0, 1.0)
     counts_correct = True
 
     def __init__(
@@ -282,6 +292,7 @@ class Poisson(PointwiseLoss):
     """
 
     name = "poisson"
+    target_range = (0.0, inf)
 
     def link(self, z: Array, backend: Backend) -> Array:
         """Return the rate e^z."""

@@ -43,7 +43,8 @@ class RunFolder(Callback):
         with file_errors(path):
             place = path.absolute()
             place.parent.mkdir(parents=True, exist_ok=True)
-            new = place.with_name(f".{place.name}.{secrets.token_hex(4)}.new")
+            empty = place.exists() and not any(place.iterdir())
+            new = (place if empty else place.parent) / f".{place.name}.{secrets.token_hex(4)}.new"
             new.mkdir()
             try:
                 (new / "config.input.toml").write_text(source, encoding="utf-8")
@@ -105,9 +106,15 @@ def check_free(path: Path, replace: bool) -> None:
 
 def _put_in_place(new: Path, path: Path) -> None:
     """Rename the folder `new` to `path`; what is there goes, or stays if that fails."""
-    if path.exists() and path.samefile(Path.cwd()):  # it is open, and cannot be replaced as a whole
-        for file in sorted(new.iterdir()):
-            file.rename(path / file.name)
+    if new.parent == path:  # an empty folder: a mount point or the current one cannot be replaced
+        moved: list[Path] = []
+        try:
+            for file in sorted(new.iterdir()):
+                moved.append(file.rename(path / file.name))
+        except OSError:
+            for file in moved:
+                file.unlink()
+            raise
         return
     old = new.with_suffix(".old")
     if path.exists():

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "configs" / "digits.toml"
 COMMAND = [sys.executable, "-m", "gpumlp.train"]
 TIMING = ("seconds", "samples_per_s")
-EPOCH_LINE = re.compile(r"epoch +\d+/\d+  loss ")
+EPOCH_LINE = re.compile(r"epoch +\d+/\d+  loss \S+  ")
 PATIENCE = 60.0  # seconds until a test gives up on a subprocess
 SMALL = """
 name = "small"
@@ -293,7 +293,7 @@ def on_a_terminal(arguments, folder):
 def test_a_terminal_shows_a_bar_and_the_epochs_above_it(here):
     outcome = on_a_terminal(["--config", "small.toml", "--run-dir", "run"], here)
     assert outcome.code == 0
-    assert re.search(r"\r.*epoch \d/3 +\d+% \|", outcome.err)
+    assert re.search(r"\r.*epoch \d/3  loss \d\.\d+ +\d+% \|", outcome.err)
     assert len([line for line in re.split(r"[\r\n]", outcome.err) if EPOCH_LINE.match(line)]) == 3
     assert "|" not in outcome.out
 
@@ -325,6 +325,15 @@ def test_the_current_folder_can_be_the_run_folder_when_it_is_empty(run, here, mo
     monkeypatch.chdir(empty)
     assert run("--run-dir", ".", "-q", config=here / "small.toml").code == 0
     assert summary_of(empty)["status"] == "done"
+
+
+def test_the_current_folder_is_not_replaced_while_one_stands_in_it(run, here, monkeypatch):
+    assert run("--run-dir", "run", "-q").code == 0
+    monkeypatch.chdir(here / "run")
+    before = snapshot(here)
+    refused(run("--run-dir", ".", config=here / "small.toml"), 2)
+    refused(run("--run-dir", ".", "--overwrite", config=here / "small.toml"), 2)
+    assert snapshot(here) == before
 
 
 def test_a_full_current_folder_is_refused_as_run_folder(run, here):
@@ -844,17 +853,21 @@ WHILE_LOADING = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def prepare(*arguments, prepare=train.prepare):
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{})
     time.sleep(0.2)
     return prepare(*arguments)
 train.prepare = prepare
 """
 
 
-def test_an_interrupt_while_data_is_loaded_exits_130_without_a_traceback(here):
-    outcome = finish(start(["--config", "small.toml"], here, slow(WHILE_LOADING)))
-    assert outcome.code in (130, -signal.SIGINT)
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_data_is_loaded_ends_at_once_and_leaves_nothing(name, code, here):
+    before = snapshot(here)
+    command = slow(WHILE_LOADING.format(name))
+    outcome = finish(start(["--config", "small.toml"], here, command))
+    assert outcome.code == code
     assert "Traceback" not in outcome.err
+    assert snapshot(here) == before
 
 
 def test_signals_are_given_back_after_training(run):
