@@ -1,8 +1,8 @@
 """The configuration: every section and key, its type, its default and what it means."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -69,6 +69,15 @@ DEFAULT_LR: dict[OptimizerName, float] = {
     "adam": 0.001,
     "adamw": 0.001,
 }
+OPTIMIZER_KEYS: dict[OptimizerName, tuple[str, ...]] = {
+    "momentum": ("momentum",),
+    "nesterov": ("momentum",),
+    "adagrad": ("eps",),
+    "rmsprop": ("rho", "eps"),
+    "adam": ("betas", "eps"),
+    "adamw": ("betas", "eps"),
+}
+LOSS_KEYS: dict[LossName, tuple[str, ...]] = {"huber": ("delta",)}
 SCHEDULE_KEYS: dict[ScheduleName, tuple[str, ...]] = {
     "constant": (),
     "step": ("gamma", "every_epochs"),
@@ -142,6 +151,19 @@ class Section(BaseModel):
     def _without_idle_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         idle = self.idle()
         return {k: v for k, v in write(self).items() if v is not None and k not in idle}
+
+
+def _keys_of_others(owned: Mapping[Any, tuple[str, ...]], name: str) -> dict[str, str]:
+    """The keys that belong to other rules than `name`, with whose they are."""
+    owners: dict[str, list[str]] = {}
+    for owner, keys in owned.items():
+        for key in keys:
+            owners.setdefault(key, []).append(owner)
+    return {
+        key: f"belongs to {' and '.join(names)}, not to {name}"
+        for key, names in owners.items()
+        if name not in names
+    }
 
 
 class Split(Section):
@@ -237,16 +259,22 @@ class Model(Section):
 class Loss(Section):
     """What training makes small."""
 
+    decided_by = "name"
     name: Literal["auto", LossName] = Field(default="auto", description='"auto": by model.task')
     reduction: Literal["mean", "sum"] = Field(default="mean", description="over the samples")
     class_weight: ClassWeight | None = Field(default=None, description="weight of each class")
     label_smoothing: BelowOne = Field(default=0.0, description="share given to all classes alike")
     delta: Positive = Field(default=1.0, description="huber: where it turns from square to line")
 
+    def idle(self) -> dict[str, str]:
+        """The keys of the other losses."""
+        return _keys_of_others(LOSS_KEYS, self.name)
+
 
 class Optimizer(Section):
     """How gradients become steps."""
 
+    decided_by = "name"
     name: OptimizerName = Field(default="adam", description="the rule")
     lr: Positive = Field(default=DEFAULT_LR["adam"], description="learning rate; default by name")
     momentum: BelowOne = Field(default=0.9, description="momentum, nesterov: share of the old step")
@@ -256,6 +284,10 @@ class Optimizer(Section):
     weight_decay: NotNegative = Field(default=0.0, description="L2; decoupled for adamw")
     l1: NotNegative = Field(default=0.0, description="L1 penalty of the weights")
     clip_norm: Positive | None = Field(default=None, description="limit of the gradient's norm")
+
+    def idle(self) -> dict[str, str]:
+        """The keys of the other optimizers."""
+        return _keys_of_others(OPTIMIZER_KEYS, self.name)
 
     @model_validator(mode="before")
     @classmethod
@@ -284,15 +316,7 @@ class Schedule(Section):
 
     def idle(self) -> dict[str, str]:
         """The keys of the other schedules."""
-        owners: dict[str, list[str]] = {}
-        for name, keys in SCHEDULE_KEYS.items():
-            for key in keys:
-                owners.setdefault(key, []).append(name)
-        return {
-            key: f"belongs to {' and '.join(names)}, not to {self.name}"
-            for key, names in owners.items()
-            if self.name not in names
-        }
+        return _keys_of_others(SCHEDULE_KEYS, self.name)
 
 
 class Train(Section):
@@ -363,64 +387,3 @@ def _tables(annotation: Any) -> Iterator[tuple[str, type[Section]]]:
     for part in get_args(annotation):
         for inner, table in _tables(part):
             yield index + inner, table
-
-
-class Clash(NamedTuple):
-    """Keys that are valid one by one but not together; the problem is reported at the first."""
-
-    keys: tuple[str, ...]
-    problem: str
-
-
-def clashes(config: Config) -> Iterator[Clash]:
-    """All keys of a configuration that do not fit together."""
-    yield from _idle_keys(config)
-    yield from _against_task(config)
-    for path in ("data.test", "data.val"):
-        split = config.data.test if path == "data.test" else config.data.val
-        if split and split.fraction is None and split.path is None:
-            yield Clash((path,), "needs fraction or path")
-    if config.early_stopping:
-        monitor = config.early_stopping.monitor
-        keys = ("early_stopping.monitor", "train.metrics", "model.task", "data.val")
-        in_training = ("loss",) if config.model.task == "regression" else ("loss", "accuracy")
-        possible = [f"val_{name}" for name in ("loss", *config.metrics)] + [*in_training]
-        if monitor not in possible:
-            yield Clash(keys, f'must be one of {quoted(possible)}, got "{monitor}"')
-        elif monitor.startswith("val_") and config.data.val is None:
-            yield Clash(keys, f'needs [data] val = {{fraction = 0.1}} or similar, got "{monitor}"')
-
-
-def _idle_keys(config: Config) -> Iterator[Clash]:
-    sections: dict[str, Section | None] = {
-        "data.test": config.data.test,
-        "data.val": config.data.val,
-        "model": config.model,
-        "schedule": config.schedule,
-    }
-    for path, section in sections.items():
-        for key, why in section.idle().items() if section else ():
-            if section and key in section.model_fields_set:
-                yield Clash((f"{path}.{key}", f"{path}.{section.decided_by}"), why)
-
-
-def _against_task(config: Config) -> Iterator[Clash]:
-    task, loss = config.model.task, config.loss
-    setting = f'with model.task = "{task}"'
-    if config.loss_name not in TASK_LOSSES[task]:
-        allowed = quoted(("auto", *TASK_LOSSES[task]))
-        problem = f'must be one of {allowed} {setting}, got "{loss.name}"'
-        yield Clash(("loss.name", "model.task"), problem)
-    if loss.class_weight is not None and task not in ("multiclass", "binary"):
-        yield Clash(("loss.class_weight", "model.task"), f"cannot be used {setting}")
-    if loss.label_smoothing and task == "regression":
-        yield Clash(("loss.label_smoothing", "model.task"), f"cannot be used {setting}")
-    for i, name in enumerate(config.metrics):
-        if name not in TASK_METRICS[task]:
-            problem = f'must be one of {quoted(TASK_METRICS[task])} {setting}, got "{name}"'
-            yield Clash((f"train.metrics[{i}]", "train.metrics", "model.task"), problem)
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Names as TOML strings in a row: `"sgd", "adam"`."""
-    return ", ".join(f'"{name}"' for name in names)

@@ -13,7 +13,8 @@ import tomli_w
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .config import Config, clashes, known_keys, quoted
+from .config import Config, known_keys
+from .config_checks import clashes, quoted
 from .errors import ConfigError
 
 EXPECTED = {

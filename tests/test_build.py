@@ -23,6 +23,7 @@ from gpumlp.callbacks import EarlyStopping
 from gpumlp.config import TASK_LOSSES
 from gpumlp.config_file import load_config, parse_config
 from gpumlp.engine import ENGINES, Batches
+from gpumlp.errors import ConfigError
 from gpumlp.initializers import initialize
 from gpumlp.layers import Dense
 from gpumlp.losses import LOSSES
@@ -62,10 +63,20 @@ def trainer_of(config, callbacks=()):
 
 @pytest.mark.parametrize("name", get_args(schema.OptimizerName))
 def test_an_optimizer_has_the_values_of_the_configuration(name):
-    optimizer = build_optimizer(config_of(optimizer=OPTIMIZER_VALUES | {"name": name}))
+    taken = [field.name for field in fields(OPTIMIZERS[name])]
+    values = {key: OPTIMIZER_VALUES[key] for key in taken}
+    optimizer = build_optimizer(config_of(optimizer=values | {"name": name}))
     assert type(optimizer) is OPTIMIZERS[name]
-    for field in fields(optimizer):
-        assert getattr(optimizer, field.name) == OPTIMIZER_VALUES[field.name], field.name
+    for key in taken:
+        assert getattr(optimizer, key) == OPTIMIZER_VALUES[key], key
+
+
+@pytest.mark.parametrize("name", get_args(schema.OptimizerName))
+def test_a_key_of_another_optimizer_is_refused(name):
+    taken = {field.name for field in fields(OPTIMIZERS[name])}
+    for key in OPTIMIZER_VALUES.keys() - taken:
+        with pytest.raises(ConfigError, match=rf"optimizer\.{key} +belongs to .*, not to {name}"):
+            config_of(optimizer={"name": name, key: OPTIMIZER_VALUES[key]})
 
 
 @pytest.mark.parametrize("name", get_args(schema.OptimizerName))

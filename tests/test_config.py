@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumlp import config as schema
-from gpumlp.config import Config, Layer, clashes, known_keys
+from gpumlp.config import Config, Layer, known_keys
+from gpumlp.config_checks import clashes
 from gpumlp.config_file import (
     config_text,
     dump_config,
