@@ -158,7 +158,7 @@ def test_the_check_refuses_a_peer_that_trains_something_else(benchmark_module):
     rounds = benchmark_module("rounds")
     net = benchmark_module("problem").Net.parse("4-3-3@5")
     ours = {"loss": 1.0, "norms": [0.5, 0.25]}
-    rounds.check(net, {"gpumlp": ours, "x": {"loss": 1.000001, "norms": [0.501, 0.25]}})
+    rounds.check(net, {"gpumlp": ours, "x": {"loss": 1.000001, "norms": [0.5001, 0.25]}})
     for wrong in (
         {"loss": 1.001, "norms": [0.5, 0.25]},
         {"loss": 1.0, "norms": [0.5, 0.26]},

@@ -1,0 +1,139 @@
+"""What a contender is, and gpumlp as one: one epoch begun on resident data, n steps of it run.
+
+Every contender gathers its batches by the same permutation, from data that already lies on the
+device, and makes one update per batch.
+"""
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from problem import Problem, Weights
+
+from gpumlp import SGD, Adam, SoftmaxCrossEntropy, get_backend, multilayer_perceptron
+from gpumlp.engine import Batches, TrainingStep, get_engine
+from gpumlp.randomness import permutation
+
+
+class Contender:
+    """One library training one problem; `take`, `epoch` and `weights` are what a library adds."""
+
+    engine = ""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.batch = problem.net.batch
+        self.steps = problem.rows // self.batch  # full batches of an epoch
+        self.epochs_begun = self.position = 0
+
+    def begin_epoch(self) -> None:
+        """Draw the next epoch's order."""
+        order = permutation(self.problem.rows, self.problem.seed, self.epochs_begun)
+        self.epochs_begun += 1
+        self.position = 0
+        self.set_order(order)
+
+    def prepare(self, n: int) -> None:
+        """See to it that an epoch is begun which has n full batches left."""
+        if self.epochs_begun == 0 or self.position + n > self.steps:
+            self.begin_epoch()
+
+    def run(self, n: int) -> None:
+        """Run the next n steps of the epoch and wait for the device."""
+        self.take(n)
+        self.position += n
+        self.synchronize()
+
+    def set_order(self, order: np.ndarray) -> None:
+        """Bring an epoch's row numbers (rows,) to where `take` uses them."""
+        raise NotImplementedError
+
+    def take(self, n: int) -> None:
+        """Run n steps from `position` on."""
+        raise NotImplementedError
+
+    def epoch(self) -> None:
+        """Run a whole epoch: shuffle, all batches with the smaller last one, and wait."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+    def weights(self) -> Weights:
+        """Return the present weights on the host."""
+        raise NotImplementedError
+
+    @staticmethod
+    def describe() -> dict[str, Any]:
+        """Return versions and threads."""
+        raise NotImplementedError
+
+
+class Gpumlp(Contender):
+    """TrainingStep and engine "auto", as the trainer runs them.
+
+    Unlike its peers it also adds up every row's loss and whether it was right: the running numbers
+    a trainer shows are part of its step.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        backend = get_backend(problem.device)
+        model = multilayer_perceptron(problem.net.sizes, "sigmoid", backend=backend)
+        values = [array for layer in problem.weights() for array in layer]
+        for parameter, value in zip(model.parameters, values, strict=True):
+            parameter.value[...] = backend.asarray(value)
+        loss = SoftmaxCrossEntropy(backend=backend)
+        adam = problem.optimizer == "adam"
+        optimizer = Adam(problem.lr, eps=problem.eps) if adam else SGD(problem.lr)
+        batches = Batches(
+            x=backend.asarray(problem.x),
+            target=loss.as_target(problem.labels, backend),
+            weight=None,
+            size=self.batch,
+            accumulate=1,
+            shuffle=True,
+            seed=problem.seed,
+        )
+        self.model = model
+        self.training = TrainingStep(model, loss, optimizer, batches)
+        self.runner = get_engine("auto", self.training)
+        self.engine = self.runner.name
+
+    def begin_epoch(self) -> None:
+        """The training step draws the order itself."""
+        factors = np.ones(self.training.batches.steps)
+        self.training.begin_epoch(self.epochs_begun, self.training.optimizer.steps, factors)
+        self.epochs_begun += 1
+        self.position = 0
+
+    def take(self, n: int) -> None:
+        """As in `Contender`."""
+        self.runner.run(n)
+        self.training.optimizer.steps += n
+
+    def epoch(self) -> None:
+        """What `Trainer` does in an epoch, but for looking at the loss several times a second."""
+        self.begin_epoch()
+        self.run(self.training.batches.steps)
+        self.training.sums()
+
+    def synchronize(self) -> None:
+        """As in `Contender`."""
+        self.training.backend.synchronize()
+
+    def weights(self) -> Weights:
+        """As in `Contender`."""
+        values = [self.model.backend.to_numpy(p.value).copy() for p in self.model.parameters]
+        return list(zip(values[::2], values[1::2], strict=True))
+
+    @staticmethod
+    def describe() -> dict[str, Any]:
+        """As in `Contender`."""
+        from threadpoolctl import threadpool_info
+
+        blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return {
+            "versions": {"numpy": version("numpy")},
+            "threads": max((pool["num_threads"] for pool in blas), default=1),
+        }

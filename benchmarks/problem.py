@@ -1,0 +1,121 @@
+"""What every contender solves: a network, its data, its first weights, the order of its batches."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+Weights = list[tuple[np.ndarray, np.ndarray]]  # per layer: W (n_out, n_in) and b (n_out,)
+
+EPOCH_ROWS = 60_000
+DATA_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Net:
+    """Layer sizes and a batch size, written `784-30-10@10`."""
+
+    sizes: tuple[int, ...]
+    batch: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Net":
+        """Return the net of a text; ValueError says what is wrong with it."""
+        if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+@[1-9]\d*", text):
+            raise ValueError(
+                f"unknown net {text!r}: expected layer sizes and a batch size, as in 784-30-10@10"
+            )
+        layers, batch = text.split("@")
+        sizes = tuple(map(int, layers.split("-")))
+        if sizes[-1] < 3:
+            raise ValueError(f"net {text!r}: it needs at least 3 outputs, one for each class")
+        return cls(sizes, int(batch))
+
+    @property
+    def name(self) -> str:
+        """The layers alone, as in `784-30-10`."""
+        return "-".join(map(str, self.sizes))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.batch}"
+
+    def flops(self, rows: int) -> int:
+        """Return the operations of the matrix products of one pass over `rows` rows.
+
+        Forward, weight gradient and input gradient are 2 operations per weight and row each; the
+        first layer needs no input gradient.
+        """
+        weights = sum(a * b for a, b in pairwise(self.sizes))
+        return rows * (6 * weights - 2 * self.sizes[0] * self.sizes[1])
+
+    def rows(self, at_most: int = EPOCH_ROWS) -> int:
+        """Return the rows of the data: 60,000, fewer where they are wide, at least 8 batches."""
+        return max(8 * self.batch, min(at_most, DATA_BYTES // (4 * self.sizes[0])))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Synthetic data for a net, float32 and the same in every process: all from fixed seeds."""
+
+    net: Net
+    rows: int
+    optimizer: str  # "sgd" or "adam", plain, with the learning rate below
+    device: str
+    seed: int = 0
+
+    @property
+    def lr(self) -> float:
+        """Learning rate: small, so that the widest net stays finite however long it is timed."""
+        return 1e-3
+
+    @property
+    def eps(self) -> float:
+        """Adam's ε: below every gradient that counts, since scikit-learn adds it elsewhere.
+
+        Its ε / √(1 - β₂ᵗ) is 30 times ours in the first step, by which the usual 1e-8 shows.
+        """
+        return 1e-10
+
+    @cached_property
+    def x(self) -> npt.NDArray[np.float32]:
+        """Rows, uniform in [0, 1)."""
+        generator = np.random.default_rng([self.seed, 1])
+        return generator.random((self.rows, self.net.sizes[0]), dtype=np.float32)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """A class for each row, uniform."""
+        generator = np.random.default_rng([self.seed, 2])
+        return generator.integers(0, self.net.sizes[-1], self.rows)
+
+    def weights(self) -> Weights:
+        """Return the first weights: W uniform in ±√(6 / (n_in + n_out)), b = 0."""
+        generator = np.random.default_rng([self.seed, 3])
+        layers = []
+        for n_in, n_out in pairwise(self.net.sizes):
+            limit = (6 / (n_in + n_out)) ** 0.5
+            w = generator.uniform(-limit, limit, (n_out, n_in)).astype(np.float32)
+            layers.append((w, np.zeros(n_out, np.float32)))
+        return layers
+
+    def loss(self, weights: Weights) -> float:
+        """Return the mean cross-entropy of the first rows in float64, sigmoid hidden layers."""
+        a = self.x[:256].astype(np.float64)
+        for i, (w, b) in enumerate(weights):
+            z = a @ w.astype(np.float64).T + b
+            a = z if i == len(weights) - 1 else 1 / (1 + np.exp(-z))
+        shifted = a - a.max(axis=1, keepdims=True)
+        log_y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return float(-log_y[np.arange(len(a)), self.labels[:256]].mean())
+
+
+def update_norms(before: Weights, after: Weights) -> list[float]:
+    """Return ‖ΔW‖, ‖Δb‖ layer after layer: how far training has moved each parameter."""
+    return [
+        float(np.linalg.norm(new.astype(np.float64) - old))
+        for pair in zip(before, after, strict=True)
+        for old, new in zip(*pair, strict=True)
+    ]

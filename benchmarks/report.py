@@ -1,0 +1,100 @@
+"""From seconds of rounds to rows, and from rows to a table."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from problem import Net
+
+Row = dict[str, Any]
+OURS = "gpumlp"
+
+
+def make_rows(
+    common: Row,
+    net: Net,
+    samples: int,
+    seconds: Mapping[str, Sequence[float]],
+    engines: Mapping[str, str],
+    peak: float,
+) -> list[Row]:
+    """Return a row for each system, gpumlp's first.
+
+    Args:
+        common: the fields that all rows share.
+        net: what was trained.
+        samples: rows of data that one unit (a step, an epoch) goes through.
+        seconds: of one unit, for each system round after round; the rounds of all systems pair up.
+        engines: how each system runs.
+        peak: operations per second of a large matrix product.
+    """
+    flops = net.flops(samples)
+    rows = []
+    for system, own in seconds.items():
+        middle = median(own)
+        rows.append(
+            {
+                "net": net.name,
+                "batch": net.batch,
+                **common,
+                "system": system,
+                "engine": engines[system],
+                "seconds": {"median": middle, "min": min(own), "max": max(own), "n": len(own)},
+                "samples_per_s": samples / middle,
+                "gflops": flops / middle / 1e9,
+                "floor_seconds": flops / peak,
+                "ratio": paired_ratio(own, seconds[OURS]),
+            }
+        )
+    return rows
+
+
+def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """Return the median over the rounds of their seconds / ours: above 1, gpumlp is faster."""
+    return median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return rows for reading, a blank line between groups of paired rows.
+
+    `floor` is the share of the time that the step's matrix products would take at the speed of one
+    large product of the backend's own; a peer whose product is faster than that can pass 100 %.
+    """
+    head = f"{'net':28} {'what':5} {'optim':5} {'system':13} {'engine':11}"
+    lines = [f"{head} {'ms':>10} {'min':>10} {'max':>10} {'GFLOP/s':>8} {'floor':>6} {'ratio':>6}"]
+    group = None
+    for row in rows:
+        if group not in (None, (row["net"], row["batch"], row["what"], row["optimizer"])):
+            lines.append("")
+        group = row["net"], row["batch"], row["what"], row["optimizer"]
+        seconds = row["seconds"]
+        times = " ".join(f"{1e3 * seconds[key]:10.4g}" for key in ("median", "min", "max"))
+        share = row["floor_seconds"] / seconds["median"]
+        lines.append(
+            f"{row['net'] + '@' + str(row['batch']):28} {row['what']:5} {row['optimizer']:5} "
+            f"{row['system']:13} {row['engine']:11} {times} {row['gflops']:8.1f} {share:6.1%} "
+            f"{row['ratio']:6.2f}"
+        )
+    lines.append("ratio: seconds / seconds of gpumlp in the same round (above 1: gpumlp is faster)")
+    return "\n".join(lines)
+
+
+def start_table(starts: Sequence[Row]) -> str:
+    """Return what came before the timing: seconds of build and of first runs with compilation."""
+    lines = ["before the timing, in seconds (build; first runs with compilation):"]
+    for start in starts:
+        lines.append(
+            f"  {start['net']:28} {start['optimizer']:5} {start['system']:13} "
+            f"{start['build_seconds']:7.2f} {start['warm_up_seconds']:7.2f}"
+        )
+    return "\n".join(lines)
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
