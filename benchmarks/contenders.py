@@ -109,7 +109,9 @@ class Gpumlp(Contender):
 
     def take(self, n: int) -> None:
         """As in `Contender`."""
-        self.runner.run(n)
+        largest = self.model.operations_of_largest_product(self.batch)
+        with self.training.backend.threads_for(largest):
+            self.runner.run(n)
         self.training.optimizer.steps += n
 
     def epoch(self) -> None:

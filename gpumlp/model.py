@@ -74,6 +74,10 @@ class Sequential:
         sizes = [layer.n_out for layer in self.layers if isinstance(layer, Dense)]
         return sizes[-1] if sizes else None
 
+    def operations_of_largest_product(self, rows: int) -> float:
+        """Return the floating-point operations of the largest matrix product for so many rows."""
+        return 2.0 * rows * max((p.size for p in self.parameters if p.is_weight), default=0)
+
     @property
     def has_dropout(self) -> bool:
         """Whether any layer drops outputs in training."""

@@ -194,10 +194,12 @@ class Trainer:
         if max_steps is not None:
             self.last_step = min(self.last_step, self.step + max_steps)
             self.last_epoch = self.epoch + -(-(self.last_step - self.step) // batches.steps)
+        largest = self.model.operations_of_largest_product(batches.size)
         try:
             self._call("on_train_begin")
-            while self.step < self.last_step and self.stop_reason is None:
-                self._epoch(engine, training, validation)
+            with backend.threads_for(largest):
+                while self.step < self.last_step and self.stop_reason is None:
+                    self._epoch(engine, training, validation)
         finally:
             self._call("on_train_end")
         return self.history

@@ -1,10 +1,17 @@
 """What all tests share: a seeded generator, and every backend that is usable here."""
 
+import os
+
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from gpumlp.backend import get_backend
 from gpumlp.errors import DeviceError
+
+# A machine may be slow, and CI tries the same examples each time; elsewhere new ones are looked for.
+settings.register_profile("gpumlp", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("gpumlp")
 
 BACKENDS = [
     pytest.param(("cpu", "fp32"), id="cpu-fp32"),

@@ -254,7 +254,7 @@ STORED = npz_bytes(np.savez, x=X, label=LABEL, w=WEIGHT)
 COMPRESSED = npz_bytes(x=X, label=LABEL, w=WEIGHT)
 
 
-@settings(max_examples=1000, deadline=1000)
+@settings(max_examples=1000)
 @given(st.one_of(mutations(STORED), mutations(COMPRESSED)))
 def test_damaged_bytes_never_change_a_value(scratch, content):
     scratch.write_bytes(content)
@@ -267,7 +267,7 @@ def test_damaged_bytes_never_change_a_value(scratch, content):
     assert table.sample_weight.tobytes() == WEIGHT.tobytes()
 
 
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=300)
 @given(st.text(st.characters(max_codepoint=255), max_size=200) | st.binary(max_size=200))
 def test_any_header_text_is_refused_or_read(scratch, header):
     text = header if isinstance(header, str) else header.decode("latin-1")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 import gpumlp
 from gpumlp.backend import Backend
@@ -810,3 +811,31 @@ def test_every_process_gets_the_same_bits():
     exec(SCRIPT, here)
     assert len(digests[0]) == len(hashlib.sha256().hexdigest())
     assert digests == [here["digest"]] * 2
+
+
+# -------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize(("units", "limited"), [(8, True), (4000, False)])
+def test_small_products_run_on_one_thread_and_the_number_is_given_back(units, limited):
+    """Two threads gain nothing there, and wait for each other on a busy machine."""
+    seen = []
+
+    class Look(Callback):
+        every_steps = 1
+
+        def on_step(self, trainer):
+            seen.append(threads())
+
+    before = threads()
+    x = np.zeros((64, 10), np.float32)
+    model = multilayer_perceptron([10, units, 3])
+    trainer = Trainer(model, SoftmaxCrossEntropy(), SGD(), callbacks=[Look()], batch_size=64)
+    trainer.fit(x, np.zeros(64, int), epochs=1)
+    assert seen == [[1] * len(before) if limited else before]
+    assert threads() == before
+
+
+def threads():
+    """The threads of each BLAS in this process."""
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]

@@ -6,6 +6,7 @@ where CuPy spells something differently.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..errors import DeviceError
@@ -55,6 +56,10 @@ class CudaBackend(Backend):
         self.name = f"cuda:{index}"
         self._device = cupy.cuda.Device(index)
         self._device.use()
+
+    def threads_for(self, operations: float) -> AbstractContextManager[Any]:
+        """Change nothing: products run on the GPU."""
+        return nullcontext()
 
     def to_numpy(self, array: Array) -> Any:
         """Copy `array` to the host; waits for the device."""
