@@ -7,7 +7,13 @@ cd "$(dirname "$0")/.."
 python=${1:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-"$python" -c 'from gpumlp import get_backend; get_backend("cuda")' || exit 5
+"$python" - <<'END' || exit 5
+import gpumlp
+try:
+    gpumlp.get_backend("cuda")
+except gpumlp.GpumlpError as error:
+    raise SystemExit(str(error))
+END
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
 out=benchmarks/results/$gpu
 mkdir -p "$out"

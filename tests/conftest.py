@@ -9,7 +9,7 @@ from hypothesis import settings
 from gpumlp.backend import get_backend
 from gpumlp.errors import DeviceError
 
-# A machine may be slow, and CI tries the same examples each time; elsewhere new ones are looked for.
+# Machines may be slow; CI tries the same examples each time, elsewhere new ones are looked for.
 settings.register_profile("gpumlp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("gpumlp")
 
