@@ -162,29 +162,7 @@ class Trainer:
         Returns the history, also of earlier calls. Raises DivergedError when the loss is no longer
         finite, and ValueError when lengths do not fit.
         """
-        backend = self.model.backend
-        rows = len(x)
-        for name, array in (("y", y), ("sample_weight", sample_weight)):
-            if array is not None and len(array) != rows:
-                raise ValueError(f"x has {rows} rows, {name} has {len(array)}")
-        if rows == 0:
-            raise ValueError("there are no rows to train on")
-        if sample_weight is not None and not bool((backend.asarray(sample_weight) >= 0).all()):
-            raise ValueError("sample weights must be >= 0")
-        target = self.loss.as_target(y, backend)
-        if self.model.n_out is not None:
-            self.loss.check_target(target, rows, self.model.n_out)
-        size = rows if self.batch_size == "full" else int(self.batch_size)
-        batches = Batches(
-            x=backend.asarray(x),
-            target=target,
-            weight=None if sample_weight is None else backend.asarray(sample_weight),
-            size=size,
-            accumulate=self.accumulate,
-            shuffle=self.shuffle,
-            seed=self.seed,
-            host_weight=None if sample_weight is None else np.asarray(sample_weight, np.float64),
-        )
+        batches = self._batches(x, y, sample_weight)
         training = TrainingStep(self.model, self.loss, self.optimizer, batches)
         engine = get_engine(self.engine, training)
         self.engine = engine.name
@@ -197,12 +175,40 @@ class Trainer:
         largest = self.model.operations_of_largest_product(batches.size)
         try:
             self._call("on_train_begin")
-            with backend.threads_for(largest):
+            with self.model.backend.threads_for(largest):
                 while self.step < self.last_step and self.stop_reason is None:
                     self._epoch(engine, training, validation)
         finally:
             self._call("on_train_end")
         return self.history
+
+    def _batches(self, x: Array, y: Array, sample_weight: Array | None) -> Batches:
+        """Return the data on the device, after looking whether its parts fit each other."""
+        backend, rows = self.model.backend, len(x)
+        for name, array in (("y", y), ("sample_weight", sample_weight)):
+            if array is not None and len(array) != rows:
+                raise ValueError(f"x has {rows} rows, {name} has {len(array)}")
+        if rows == 0:
+            raise ValueError("there are no rows to train on")
+        target = self.loss.as_target(y, backend)
+        if self.model.n_out is not None:
+            self.loss.check_target(target, rows, self.model.n_out)
+        weight = host_weight = None
+        if sample_weight is not None:
+            weight = backend.asarray(sample_weight)
+            host_weight = backend.to_numpy(weight).astype(np.float64)
+            if not (host_weight >= 0).all():
+                raise ValueError("sample weights must be >= 0")
+        return Batches(
+            x=backend.asarray(x),
+            target=target,
+            weight=weight,
+            size=rows if self.batch_size == "full" else int(self.batch_size),
+            accumulate=self.accumulate,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            host_weight=host_weight,
+        )
 
     def _epoch(
         self, engine: Engine, training: TrainingStep, validation: tuple[Array, ...] | None
