@@ -885,7 +885,7 @@ def stand_in(devices):
 @pytest.mark.usefixtures("no_cupy")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_without_cupy_says_what_to_install_and_exits_with_5(device):
-    with pytest.raises(DeviceError, match=r"pip install .*gpumlp\[cuda1\d\]") as caught:
+    with pytest.raises(DeviceError, match=r"pip install .*cupy-cuda1\dx\[ctk\]") as caught:
         get_backend(device)
     assert caught.value.exit_code == 5
 

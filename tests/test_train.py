@@ -625,8 +625,8 @@ NO_DRIVER = CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version i
 @pytest.mark.parametrize(
     ("cupy", "device", "messages"),
     [
-        (None, "cuda", ["CuPy is not installed", 'pip install "gpumlp[cuda12]"']),
-        (None, "cuda:1", ["CuPy is not installed", 'pip install "gpumlp[cuda12]"']),
+        (None, "cuda", ["CuPy is not installed", 'pip install "cupy-cuda12x[ctk]"']),
+        (None, "cuda:1", ["CuPy is not installed", 'pip install "cupy-cuda12x[ctk]"']),
         (cupy_with(NO_DRIVER), "cuda", ["no usable GPU", "cudaErrorInsufficientDriver", "driver"]),
         (cupy_with(1), "cuda:3", ["cuda:3", "devices found: 1"]),
         (cupy_with(0), "cuda", ["cuda:0", "devices found: 0"]),

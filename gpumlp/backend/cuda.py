@@ -13,7 +13,7 @@ from ..errors import DeviceError
 from .activations import Array
 from .base import Backend, Order
 
-INSTALL = 'pip install "gpumlp[cuda12]"  (or cuda13, whichever the driver supports: see nvidia-smi)'
+INSTALL = 'pip install "cupy-cuda12x[ctk]"  (or cupy-cuda13x: nvidia-smi shows the CUDA version)'
 
 
 def load_cupy() -> Any:
