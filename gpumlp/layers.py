@@ -55,7 +55,8 @@ class Layer:
             first_row: position of the first row in the whole effective batch (for dropout).
             backend: where to compute and take memory from; the layer's own by default.
         """
-        raise NotImplementedError
+        backend = backend or self.backend
+        return self._forward(backend.asarray(x), key, first_row, backend)
 
     def backward(
         self,
@@ -67,8 +68,20 @@ class Layer:
     ) -> Array | None:
         """Return ∂loss/∂x (B, n_in) from da = ∂loss/∂output; gradients go where `into` says.
 
-        With `input_gradient=False` it computes no ∂loss/∂x and returns None.
+        With `input_gradient=False` it computes no ∂loss/∂x and returns None. Raises ValueError when
+        there was no forward pass.
         """
+        if self._kept is None:
+            raise ValueError(f"{self!r}: backward needs a forward pass before it")
+        backend = backend or self.backend
+        return self._backward(backend.asarray(da), into, input_gradient, backend)
+
+    def _forward(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
+        raise NotImplementedError
+
+    def _backward(
+        self, da: Array, into: Into, input_gradient: bool, backend: Backend
+    ) -> Array | None:
         raise NotImplementedError
 
 
@@ -89,35 +102,17 @@ class Activation(Layer):
     def __repr__(self) -> str:
         return f"Activation({self.activation.name!r})"
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Scalar | None = None,
-        first_row: int = 0,
-        backend: Backend | None = None,
-    ) -> Array:
-        """As in `Layer`."""
-        backend = backend or self.backend
-        x = backend.asarray(x)
+    def _forward(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
         a = backend.empty(x.shape)
         backend.bias_activation_forward(a, x, None, self.activation)
         self._kept = a if self.activation.keeps == "output" else x
         return a
 
-    def backward(
-        self,
-        da: Array,
-        *,
-        into: Into = gradient_sink,
-        input_gradient: bool = True,
-        backend: Backend | None = None,
+    def _backward(
+        self, da: Array, into: Into, input_gradient: bool, backend: Backend
     ) -> Array | None:
-        """As in `Layer`."""
         if not input_gradient:
             return None
-        backend = backend or self.backend
-        da = backend.asarray(da)
         dx = backend.empty(da.shape)
         backend.bias_activation_backward(
             dx, None, da, self._kept, self.activation, scratch=backend.scratch(dx)
@@ -158,32 +153,16 @@ class Dropout(Layer):
     def __repr__(self) -> str:
         return f"Dropout({self.rate})"
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Scalar | None = None,
-        first_row: int = 0,
-        backend: Backend | None = None,
-    ) -> Array:
-        """As in `Layer`."""
-        backend = backend or self.backend
-        self._key, self._first_row = key, first_row
-        return self.masked(backend.asarray(x), key, first_row, backend)
+    def _forward(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
+        self._kept, self._key, self._first_row = x, key, first_row
+        return self.masked(x, key, first_row, backend)
 
-    def backward(
-        self,
-        da: Array,
-        *,
-        into: Into = gradient_sink,
-        input_gradient: bool = True,
-        backend: Backend | None = None,
+    def _backward(
+        self, da: Array, into: Into, input_gradient: bool, backend: Backend
     ) -> Array | None:
-        """As in `Layer`: the mask is made again, not kept."""
-        backend = backend or self.backend
         if not input_gradient:
             return None
-        return self.masked(backend.asarray(da), self._key, self._first_row, backend)
+        return self.masked(da, self._key, self._first_row, backend)
 
     def masked(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
         """Return x (B, n) with the mask of (key, first_row), or x itself without a key."""
@@ -280,18 +259,8 @@ class Dense(Layer):
             self.initialize(0, 0)
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        key: Scalar | None = None,
-        first_row: int = 0,
-        backend: Backend | None = None,
-    ) -> Array:
-        """As in `Layer`: keeps x, and z or a as the activation asks."""
-        backend = backend or self.backend
+    def _forward(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
         weight, *bias = [p.value for p in self.parameters]
-        x = backend.asarray(x)
         if x.ndim != 2 or x.shape[1] != self.n_in:
             raise ValueError(f"{self!r} takes batches of shape (B, {self.n_in}), got {x.shape}")
         z = backend.empty((len(x), self.n_out))
@@ -303,17 +272,10 @@ class Dense(Layer):
         self._key, self._first_row = key, first_row
         return self.dropout.masked(a, key, first_row, backend)
 
-    def backward(
-        self,
-        da: Array,
-        *,
-        into: Into = gradient_sink,
-        input_gradient: bool = True,
-        backend: Backend | None = None,
+    def _backward(
+        self, da: Array, into: Into, input_gradient: bool, backend: Backend
     ) -> Array | None:
-        """As in `Layer`: ∂l/∂z by the chain rule, times the kept input x."""
-        backend = backend or self.backend
-        da = self.dropout.masked(backend.asarray(da), self._key, self._first_row, backend)
+        da = self.dropout.masked(da, self._key, self._first_row, backend)
         dz = da if self.activation.name == "identity" else backend.empty(da.shape)
         sink, alpha, beta = into(self.bias) if self.bias is not None else (None, 1.0, 0.0)
         backend.bias_activation_backward(

@@ -295,9 +295,17 @@ def test_values_out_of_range_are_refused_by_name(options, message):
 
 
 def test_a_layer_must_say_what_forward_and_backward_are():
-    for call in (Layer("cpu").forward, Layer("cpu").backward):
-        with pytest.raises(NotImplementedError):
-            call(np.zeros((1, 1)))
+    class Half(Layer):
+        def _forward(self, x, key, first_row, backend):
+            self._kept = x
+            return x
+
+    with pytest.raises(NotImplementedError):
+        Layer().forward([[1.0]])
+    half = Half()
+    half.forward([[1.0]])
+    with pytest.raises(NotImplementedError):
+        half.backward([[1.0]])
 
 
 @pytest.mark.parametrize(
@@ -319,3 +327,9 @@ def test_the_backend_is_the_one_given():
     assert layer.backend is backend
     assert layer.dropout.backend is backend
     assert layer.forward(batch()).dtype == np.float64
+
+
+@pytest.mark.parametrize("layer", [Dense(2, 3), Activation("sigmoid"), Dropout(0.5)], ids=repr)
+def test_backward_before_forward_says_what_is_missing(layer):
+    with pytest.raises(ValueError, match="needs a forward pass"):
+        layer.backward(np.ones((1, 3)))
