@@ -179,7 +179,7 @@ def _summary(
         **results,
         "parameters": trainer.model.flat.count,
         "seconds": seconds,
-        "samples_per_s": samples / training if training else None,
+        "samples_per_s": samples / training if training else 0.0,
         "device": trainer.model.backend.name,
         "precision": config.precision,
         "engine": trainer.engine,
@@ -205,11 +205,16 @@ def report(summary: dict[str, Any]) -> str:
     reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
     best = f", parameters of epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
     lines += [
-        f"{summary['status']}{reason}: {summary['epochs']} epochs, {summary['steps']:,} steps in "
+        f"{summary['status']}{reason}: {_count(summary['epochs'], 'epoch')}, "
+        f"{_count(summary['steps'], 'step')} in "
         f"{summary['seconds']:.1f} s ({summary['samples_per_s']:,.0f} samples/s){best}",
         f"run folder: {summary['run_dir']}",
     ]
     return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def run(options: argparse.Namespace) -> int:
