@@ -68,7 +68,7 @@ class EarlyStopping(Callback):
             if self.waited >= self.patience:
                 trainer.stop(
                     f"{self.monitor} has not improved on epoch {self.best_epoch} "
-                    f"for {self.waited} epochs"
+                    f"for {self.waited} epoch{'' if self.waited == 1 else 's'}"
                 )
 
     def on_train_end(self, trainer: Trainer) -> None:
@@ -112,7 +112,8 @@ class ProgressBar(Callback):
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Close the bar."""
-        self._bar.close()
+        if self._bar is not None:  # an earlier callback may have failed before it was opened
+            self._bar.close()
 
 
 def format_record(record: Record, epochs: int) -> str:
@@ -127,6 +128,10 @@ def format_record(record: Record, epochs: int) -> str:
         [
             f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
             *shown,
-            f"{record['seconds']:.2g} s",
+            f"{_seconds(record['seconds'])} s",
         ]
     )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.1f}"

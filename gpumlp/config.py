@@ -294,7 +294,8 @@ class Optimizer(Section):
     def _fill_in_lr(cls, given: Any) -> Any:
         name = given.get("name") if isinstance(given, dict) else None
         lr = DEFAULT_LR.get(name) if isinstance(name, str) else None  # type: ignore[call-overload]
-        return given if lr is None else {"lr": lr, **given}
+        decay = {"weight_decay": 0.01} if name == "adamw" else {}
+        return given if lr is None else {"lr": lr, **decay, **given}
 
 
 class Schedule(Section):

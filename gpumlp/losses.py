@@ -158,6 +158,8 @@ class SoftmaxCrossEntropy(Loss):
         """Raise ValueError unless `target` is labels below `outputs`, or (rows, outputs)."""
         if target.ndim != 1 or len(target) != rows:
             super().check_target(target, rows, outputs)
+            if rows and not bool((abs(target.sum(axis=1) - 1) <= 1e-3).all()):
+                raise ValueError("each target row must sum to 1")
         elif rows and not 0 <= target.min() <= target.max() < outputs:
             raise ValueError(
                 f"labels must lie in 0..{outputs - 1}, got {target.min()}..{target.max()}"

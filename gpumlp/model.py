@@ -36,6 +36,8 @@ class Sequential:
     """
 
     def __init__(self, *layers: Layer, seed: int = 0) -> None:
+        if len(set(map(id, layers))) < len(layers):
+            raise ValueError("the same layer object stands twice in a network; make two layers")
         self.layers = _folded(layers)
         if not self.layers:
             raise ValueError("a network needs at least one layer")

@@ -70,11 +70,13 @@ class Optimizer:
 
     def bind(self, flat: FlatParameters, backend: Backend) -> None:
         """Take charge of these parameters, with fresh state; the same ones again keep it."""
-        if self._flat is flat:
-            return
-        self._flat = flat
-        self.steps = 0
-        self.state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
+        taken = [p.name for p in flat.parameters if p.flat is not flat]
+        if taken:
+            raise ValueError(f"{', '.join(taken)}: the layer was taken over by another Sequential")
+        if self._flat is not flat:
+            self._flat = flat
+            self.steps = 0
+            self.state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
         self._decays = sorted({decay for _, decay in flat.decay_ranges(self.weight_decay)})
         self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
 

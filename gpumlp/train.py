@@ -125,7 +125,7 @@ def fit_and_save(
                         f"after step {trainer.step}; try a smaller optimizer.lr (learning rate)"
                     )
     except DivergedError as error:
-        trainer.stop(str(error))
+        trainer.stop_reason = str(error)
         folder.write_summary(_summary("diverged", config, trainer, {}, perf_counter() - began))
         raise
     status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"

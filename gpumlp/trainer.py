@@ -4,6 +4,7 @@ It knows protocols only: engines run steps, callbacks watch; no files, no argume
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -116,7 +117,6 @@ class Trainer:
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        loss.backend = model.backend
         self.schedule = schedule or Constant()
         self.batch_size, self.accumulate, self.shuffle = batch_size, accumulate, shuffle
         self.seed, self.engine = seed, engine
@@ -137,7 +137,7 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End training after the event under way; `stop_reason` keeps why."""
-        self.stop_reason = reason
+        self.stop_reason = self.stop_reason or reason  # the first one counts
 
     def fit(
         self,
@@ -294,15 +294,16 @@ class Trainer:
 
     def evaluate(self, x: Array, y: Array, sample_weight: Array | None = None) -> dict[str, float]:
         """Return the cost ("loss") and the metrics of rows x (N, D) with targets y."""
-        backend = self.model.backend
+        backend, loss = self.model.backend, copy(self.loss)
+        loss.backend = backend
         with np.errstate(all="ignore"):  # a diverged network is found by its loss
             z = self.model.predict(x)
-            self.loss.forward(z, y, sample_weight)
+            loss.forward(z, y, sample_weight)
             prediction = backend.to_numpy(self.loss.link(z, backend))
         target = backend.to_numpy(self.loss.as_target(y, backend))
         weight = None if sample_weight is None else backend.to_numpy(sample_weight)
         metrics = evaluate(self.task, target, prediction, self.metrics, weight)
-        return {"loss": self.loss.cost} | metrics
+        return {"loss": loss.cost} | metrics
 
     def predict(self, x: Array) -> Array:
         """Return predictions for rows x (N, D): probabilities, rates or values, (N, K)."""

@@ -637,3 +637,10 @@ def test_the_choices_are_those_of_the_modules_that_do_the_work():
         name: [t for t in schema.TASK_METRICS if name in schema.TASK_METRICS[t]]
         for name in get_args(schema.Metric)
     }
+
+
+def test_adamw_decays_by_default():
+    data = {"source": "builtin:digits"}
+    for name, decay in (("adamw", 0.01), ("adam", 0.0)):
+        config = parse_config({"data": data, "optimizer": {"name": name}})
+        assert config.optimizer.weight_decay == decay

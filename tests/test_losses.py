@@ -417,3 +417,8 @@ def test_a_delta_that_is_not_above_zero_is_refused(delta):
 def test_the_base_class_computes_nothing():
     with pytest.raises(NotImplementedError):
         Loss().forward([[0.0]], [[0.0]])
+
+
+def test_target_rows_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(ValueError, match="sum to 1"):
+        SoftmaxCrossEntropy().forward([[1.0, 2.0, 3.0]], [[1.0, 1.0, 0.0]])

@@ -635,9 +635,41 @@ def test_a_network_learns_the_digits():
 
 def test_the_loss_computes_where_the_network_does():
     trainer = trainer_of(backend=FP64)
-    assert trainer.loss.backend is FP64
     trainer.fit(X, LABELS, epochs=1)
     assert trainer.predict(X).dtype == np.float64
+    before = trainer.evaluate(X, LABELS)["loss"]
+    exact = sample_losses(trainer.model).mean()
+    assert before == pytest.approx(float(exact), rel=1e-12)
+    Trainer(trainer_of().model, trainer.loss, SGD())  # another trainer may share the loss
+    assert trainer.evaluate(X, LABELS)["loss"] == before
+
+
+def test_the_first_reason_to_stop_counts():
+    trainer = trainer_of()
+    trainer.stop("SIGINT")
+    trainer.stop("no improvement")
+    assert trainer.stop_reason == "SIGINT"
+
+
+def test_a_layer_that_another_network_took_over_cannot_be_trained_in_the_first():
+    shared = Dense(4, 6, "tanh")
+    first = Sequential(shared, Dense(6, 3))
+    Sequential(shared, Dense(6, 2))
+    with pytest.raises(ValueError, match="taken over by another"):
+        Trainer(first, SoftmaxCrossEntropy(), Adam()).fit(X, LABELS)
+
+
+def test_a_layer_cannot_stand_twice_in_a_network():
+    layer = Dense(3, 3)
+    with pytest.raises(ValueError, match="twice"):
+        Sequential(layer, layer)
+
+
+def test_an_optimizer_may_be_changed_between_two_fits():
+    trainer = trainer_of(SGD())
+    trainer.fit(X, LABELS, epochs=1)
+    trainer.optimizer.weight_decay = 0.01
+    assert "penalty" in trainer.fit(X, LABELS, epochs=1)[-1]
 
 
 def test_the_data_given_are_not_changed():

@@ -45,7 +45,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "fp32") -> Back
     Backend('cpu', float32)
     """
     if isinstance(device, Backend):
-        return device
+        return device  # whose precision it is
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     dtype = PRECISIONS[precision]
