@@ -281,7 +281,7 @@ class Optimizer(Section):
     betas: Betas = Field(default=(0.9, 0.999), description="adam, adamw: decay of both averages")
     rho: BelowOne = Field(default=0.99, description="rmsprop: decay of the average square")
     eps: Positive = Field(default=1e-8, description="adagrad, rmsprop, adam, adamw: against 0/0")
-    weight_decay: NotNegative = Field(default=0.0, description="L2; decoupled for adamw")
+    weight_decay: NotNegative = Field(default=0.0, description="L2; adamw: decoupled, 0.01")
     l1: NotNegative = Field(default=0.0, description="L1 penalty of the weights")
     clip_norm: Positive | None = Field(default=None, description="limit of the gradient's norm")
 
@@ -291,7 +291,7 @@ class Optimizer(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_lr(cls, given: Any) -> Any:
+    def _fill_in_defaults_of_name(cls, given: Any) -> Any:
         name = given.get("name") if isinstance(given, dict) else None
         lr = DEFAULT_LR.get(name) if isinstance(name, str) else None  # type: ignore[call-overload]
         decay = {"weight_decay": 0.01} if name == "adamw" else {}
