@@ -1,10 +1,22 @@
-"""The `gpumlp` command: `gpumlp train` is `python -m gpumlp.train`."""
+"""The `gpumlp` command: `gpumlp train` is `python -m gpumlp.train`; the rest is in `commands`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from . import __version__, train
+from .commands import configs, doctor, explain, features, fetch, gradcheck
+from .console import guarded
+
+COMMANDS = {
+    "train": (train, "train a network from one TOML file"),
+    "features": (features, "write the activations of a layer: the notes' feature extraction"),
+    "explain": (explain, "show every quantity of backpropagation for one sample"),
+    "gradcheck": (gradcheck, "compare all gradients with central differences"),
+    "config": (configs, "list, show or describe configurations"),
+    "fetch": (fetch, "download a data set that does not ship"),
+    "doctor": (doctor, "say what this machine has and what is missing"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,14 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"gpumlp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "train", help="train a network from one TOML file", allow_abbrev=False
-    )
-    train.add_arguments(command)
-    command.set_defaults(run=train.run)
+    for name, (module, help_text) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help_text, description=module.__doc__, allow_abbrev=False
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
-    return code
+    return guarded(lambda: options.run(options))
 
 
 if __name__ == "__main__":

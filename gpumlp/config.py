@@ -36,6 +36,7 @@ Init = Literal[
 ]
 LossName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "poisson"]
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
+BUILTIN = ("digits", "xor", "breast_cancer", "diabetes", "curve")
 ScheduleName = Literal["constant", "step", "exponential", "cosine", "onecycle", "plateau"]
 Metric = Literal[
     "accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc", "mse", "rmse", "mae", "r2"
@@ -119,11 +120,18 @@ Device = Annotated[
     Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$"),
     expects('"auto", "cpu", "cuda" or "cuda:N"'),
 ]
-NpzPath = Annotated[str, Field(pattern=r"^.+\.npz$"), expects("the path of an .npz file")]
+FILES = ".npz, .npy, .csv, .csv.gz or IDX"
+FILE = r".+(\.npz|\.npy|\.csv|\.csv\.gz|\.idx|\.idx\.gz|-ubyte|-ubyte\.gz)"
+DataFile = Annotated[str, Field(pattern=rf"(?i)^{FILE}$"), expects(f"the path of a file: {FILES}")]
 Source = Annotated[
     str,
-    Field(pattern=r"^(builtin:digits|.+\.npz)$"),
-    expects('"builtin:digits" or the path of an .npz file'),
+    Field(pattern=rf"(?i)^(builtin:({'|'.join(BUILTIN)})|mnist|{FILE})$"),
+    expects(f'"builtin:NAME" with one of {", ".join(BUILTIN)}; "mnist"; or a file: {FILES}'),
+]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+NameOrNames = Annotated[
+    Annotated[str, Field(min_length=1)] | Annotated[Names, Field(min_length=1)],
+    expects("a name or a list of names"),
 ]
 BatchSize = Annotated[Count | Literal["full"], expects('a positive integer or "full"')]
 ClassWeight = Annotated[
@@ -173,7 +181,10 @@ class Split(Section):
     fraction: Fraction | None = Field(default=None, description="part of the rows, 0 < f < 1")
     stratify: bool = Field(default=True, description="keep the proportions of the classes")
     shuffle: bool = Field(default=True, description="draw the rows; false takes the last ones")
-    path: NpzPath | None = Field(default=None, description="an .npz file instead of a fraction")
+    path: DataFile | None = Field(default=None, description="a file instead of a fraction")
+    target: str | None = Field(
+        default=None, description="beside path: its targets, where data.target is a file"
+    )
 
     def idle(self) -> dict[str, str]:
         """A file of its own takes no rows from the others."""
@@ -184,12 +195,26 @@ class Split(Section):
 class Data(Section):
     """Where samples come from and how they are scaled and split."""
 
-    source: Source = Field(description='"builtin:digits", or the path of an .npz file')
-    features: str = Field(default="x", description="array of the .npz that holds the inputs")
-    target: str = Field(default="label", description="array of the .npz to predict")
-    sample_weight: str | None = Field(default=None, description="array with a weight per row")
+    source: Source = Field(description='"builtin:digits", "mnist", or the path of a file')
+    path: str | None = Field(default=None, description="mnist: folder of the four IDX files")
+    features: NameOrNames | None = Field(
+        default=None, description="inputs: npz array (x), or columns (all that are nothing else)"
+    )
+    target: NameOrNames = Field(
+        default="label", description="what to predict: array or column; for npy, IDX also a file"
+    )
+    sample_weight: str | None = Field(default=None, description="array or column of weights")
+    categorical: Names = Field(
+        default=(), description="csv: columns of numbers that are categories all the same"
+    )
+    missing: Literal["error", "mean"] = Field(
+        default="error", description="csv: an empty cell is an error, or the training part's mean"
+    )
     scale: Literal["none", "standard", "minmax"] = Field(
         default="standard", description="scaling of the inputs, fitted on the training part only"
+    )
+    target_scale: Literal["none", "standard"] = Field(
+        default="none", description="regression: scaling of the targets, undone in predictions"
     )
     test: Split | None = Field(default=None, description="rows for the final test")
     val: Split | None = Field(default=None, description="rows for validation, of what remains")
@@ -204,6 +229,7 @@ class Layer:
     activation: Activation
     dropout: float
     init: Init
+    init_gain: float
     bias: bool = True
     weight_decay: float | None = None
     max_norm: float | None = None
@@ -216,6 +242,7 @@ class LayerTable(Section):
     activation: Activation | None = Field(default=None, description="instead of the model's")
     dropout: BelowOne | None = Field(default=None, description="instead of the model's")
     init: Init | None = Field(default=None, description="instead of the model's")
+    init_gain: Positive | None = Field(default=None, description="instead of the model's")
     bias: bool = Field(default=True, description="whether z = x Wᵀ + b has its b")
     weight_decay: NotNegative | None = Field(default=None, description="instead of the optimizer's")
     max_norm: Positive | None = Field(default=None, description="instead of the model's")
@@ -234,6 +261,9 @@ class Model(Section):
     )
     activation: Activation = Field(default="sigmoid", description="σ of the hidden layers")
     init: Init = Field(default="glorot_uniform", description="how weights are drawn")
+    init_gain: Positive = Field(
+        default=1.0, description="what hidden layers' drawn weights are multiplied by"
+    )
     dropout: BelowOne = Field(default=0.0, description="probability that a hidden unit is dropped")
     max_norm: Positive | None = Field(default=None, description="limit of each unit's weight norm")
 
@@ -252,7 +282,7 @@ class Model(Section):
         tables = self.layers
         if tables is None:
             tables = tuple(LayerTable(units=units) for units in self.hidden)
-        shared = self.model_dump(include={"activation", "init", "dropout", "max_norm"})
+        shared = self.model_dump(include={"activation", "init", "init_gain", "dropout", "max_norm"})
         return tuple(Layer(**(shared | table.model_dump())) for table in tables)
 
 
@@ -343,6 +373,20 @@ class EarlyStopping(Section):
     restore_best: bool = Field(default=True, description="end with the best epoch's parameters")
 
 
+class Log(Section):
+    """What the run folder gets besides model, configuration and summary."""
+
+    jsonl: bool = Field(default=True, description="metrics.jsonl: one object per epoch")
+    csv: bool = Field(default=True, description="metrics.csv: one line per epoch")
+    tensorboard: bool = Field(default=False, description="event files; needs tensorboardX")
+    plots: bool | Literal["auto"] = Field(
+        default="auto", description='plots/*.png; "auto": where matplotlib is installed'
+    )
+    gradient_norms: bool = Field(
+        default=True, description="norm of each layer's weight gradient after every epoch"
+    )
+
+
 class Config(Section):
     """One run, complete; made by `gpumlp.config_file`, which also checks that keys fit together."""
 
@@ -357,6 +401,7 @@ class Config(Section):
     schedule: Schedule = Field(default_factory=Schedule, description="the learning rate over time")
     train: Train = Field(default_factory=Train, description="how long, in which portions")
     early_stopping: EarlyStopping | None = Field(default=None, description="when to stop early")
+    log: Log = Field(default_factory=Log, description="what the run folder gets")
 
     @property
     def loss_name(self) -> LossName:

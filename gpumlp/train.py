@@ -17,6 +17,7 @@ from .build import build_network, build_trainer
 from .callbacks import ProgressBar
 from .config import Config
 from .config_file import config_text, load_config
+from .console import guarded
 from .data.prepare import Part, Prepared, prepare
 from .data.weights import row_weights
 from .environment import describe
@@ -218,30 +219,15 @@ def _count(number: int, thing: str) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, print the result on stdout, and return the exit code; errors go to stderr."""
+    """Train, print the result on stdout, and return the exit code."""
 
     def say(text: str) -> None:
         if not options.quiet:
             print(text, file=sys.stderr)
 
-    try:
-        summary, code = train(options, say)
-        print(to_json(summary) if options.json else report(summary), flush=True)
-        return code
-    except GpumlpError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except MemoryError as error:
-        print(f"out of memory ({error}); try a smaller train.batch_size", file=sys.stderr)
-        return DeviceError.exit_code
-    except OSError as error:
-        print(f"{error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return FileError.exit_code
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        print(f"a bug in gpumlp: {error!r} ({where})", file=sys.stderr)
-        return GpumlpError.exit_code
+    summary, code = train(options, say)
+    print(to_json(summary) if options.json else report(summary), flush=True)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -253,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"gpumlp {__version__}")
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    return guarded(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ class DataSettings(Protocol):
     @property
     def source(self) -> str: ...  # noqa: D102
     @property
-    def features(self) -> str: ...  # noqa: D102
+    def features(self) -> str | tuple[str, ...] | None: ...  # noqa: D102
     @property
-    def target(self) -> str: ...  # noqa: D102
+    def target(self) -> str | tuple[str, ...]: ...  # noqa: D102
     @property
     def sample_weight(self) -> str | None: ...  # noqa: D102
     @property
@@ -112,7 +112,10 @@ def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> P
 
 def _load(data: DataSettings, source: str) -> Table:
     return load(
-        source, features=data.features, target=data.target, sample_weight=data.sample_weight
+        source,
+        features=str(data.features or "x"),
+        target=str(data.target),
+        sample_weight=data.sample_weight,
     )
 
 

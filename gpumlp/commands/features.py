@@ -1,0 +1,12 @@
+"""`gpumlp features`: being written."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `features` to a parser."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it and return the exit code."""
+    raise NotImplementedError
