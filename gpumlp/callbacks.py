@@ -1,5 +1,6 @@
 """Callbacks: early stopping and the progress bar; derive your own from `trainer.Callback`."""
 
+import os
 import sys
 from dataclasses import dataclass
 from math import inf, isnan
@@ -10,6 +11,10 @@ from tqdm import tqdm
 from .backend import Array
 from .metrics import METRICS
 from .trainer import Callback, Record, Trainer
+from .wording import duration, number
+
+TERMINAL_LINES = 100
+HIDDEN = ("epoch", "step", "lr", "seconds", "samples_per_s", "total_loss", "penalty")
 
 
 def greater_is_better(monitor: str) -> bool:
@@ -79,22 +84,25 @@ class EarlyStopping(Callback):
 
 
 class ProgressBar(Callback):
-    """A tqdm bar over all steps, on stderr; off a terminal one line per epoch instead.
+    """A table with a line for each epoch, and on a terminal a tqdm bar below it; on stderr.
 
-    `bar=False` writes the lines on a terminal too.
+    A terminal gets about 100 lines at most, and the columns that fit its width. `bar=False` writes
+    every line and no bar there too.
     """
 
     def __init__(self, bar: bool = True) -> None:
+        self._on_terminal = bar and sys.stderr.isatty()
         self._bar: Any = None
-        self._disable = None if bar else True  # None: tqdm looks whether stderr is a terminal
+        self._columns: list[str] = []
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Open the bar."""
+        self._columns = []
         self._bar = tqdm(
             total=trainer.last_step,
             initial=trainer.step,
             unit="step",
-            disable=self._disable,
+            disable=not self._on_terminal,
             dynamic_ncols=True,
             leave=False,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
@@ -102,18 +110,43 @@ class ProgressBar(Callback):
 
     def on_progress(self, trainer: Trainer) -> None:
         """Move the bar."""
-        where = f"epoch {trainer.epoch}/{trainer.last_epoch}  loss {trainer.running_loss:.4f}"
+        where = f"epoch {trainer.epoch}/{trainer.last_epoch}  loss {number(trainer.running_loss)}"
         self._bar.set_description_str(where, refresh=False)
         self._bar.update(trainer.step - self._bar.n)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Write the epoch's line, above the bar on a terminal."""
-        tqdm.write(format_record(record, trainer.last_epoch), file=sys.stderr)
+        epochs = trainer.last_epoch
+        every = -(-epochs // TERMINAL_LINES) if self._on_terminal else 1
+        last = trainer.step >= trainer.last_step or trainer.stop_reason is not None
+        if not self._columns:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns if self._on_terminal else None
+            self._columns = _fitting(shown_columns(record), len(_place(epochs, epochs)), width)
+            place = " " * len(_place(epochs, epochs))
+            self._write("  ".join([place, *map(_head, self._columns), "    time"]))
+        elif record["epoch"] % every and not last:
+            return
+        cells = [f"{number(record[name]):>{len(_head(name))}}" for name in self._columns]
+        place = _place(record["epoch"], epochs)
+        self._write("  ".join([place, *cells, f"{duration(record['seconds']):>8}"]))
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Close the bar."""
         if self._bar is not None:  # an earlier callback may have failed before it was opened
             self._bar.close()
+
+    @staticmethod
+    def _write(line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+
+def shown_columns(record: Record) -> list[str]:
+    """Return the names of a record that people want to see after each epoch.
+
+    >>> shown_columns({"epoch": 1, "lr": 0.1, "loss": 0.5, "val_loss": 0.6, "seconds": 1.0})
+    ['loss', 'val_loss']
+    """
+    return [name for name in record if name not in HIDDEN and not name.startswith("grad_norm")]
 
 
 def format_record(record: Record, epochs: int) -> str:
@@ -122,16 +155,24 @@ def format_record(record: Record, epochs: int) -> str:
     >>> format_record({"epoch": 3, "loss": 0.25, "val_accuracy": 0.9, "seconds": 1.5}, 20)
     'epoch  3/20  loss 0.2500  val_accuracy 0.9000  1.5 s'
     """
-    hidden = ("epoch", "step", "lr", "seconds", "samples_per_s", "total_loss", "penalty")
-    shown = [f"{name} {value:.4f}" for name, value in record.items() if name not in hidden]
-    return "  ".join(
-        [
-            f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}",
-            *shown,
-            f"{_seconds(record['seconds'])} s",
-        ]
-    )
+    shown = [f"{name} {number(record[name])}" for name in shown_columns(record)]
+    return "  ".join([_place(record["epoch"], epochs), *shown, duration(record["seconds"])])
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.3f}" if seconds < 1 else f"{seconds:.1f}"
+def _head(name: str) -> str:
+    return f"{name:>10}"
+
+
+def _place(epoch: int, epochs: int) -> str:
+    return f"epoch {epoch:{len(str(epochs))}}/{epochs}"
+
+
+def _fitting(names: list[str], place: int, width: int | None) -> list[str]:
+    """Return the first of the columns, as many as fit between place and time; at least one."""
+    room = inf if width is None else width - place - len("      time")
+    fitting = []
+    for name in names:
+        room -= len(_head(name)) + 2
+        if room >= 0 or not fitting:
+            fitting.append(name)
+    return fitting

@@ -18,7 +18,7 @@ from gpumlp.backend import OPERATIONS, Backend, RecordingBackend
 
 ROOT = Path(gpumlp.__file__).parent
 OPTIONAL = ("cupy", "sklearn")  # what a module may need that a plain installation lacks
-SCRIPTS = {"gpumlp.data.make_digits", "gpumlp.__main__"}
+SCRIPTS = {"gpumlp.data.make_builtin", "gpumlp.__main__"}
 
 # Each module may import those above it. What is not listed here comes later than all of them.
 LAYERS = [
@@ -43,6 +43,7 @@ LAYERS = [
     "gpumlp.engine.graph",
     "gpumlp.engine",
     "gpumlp.trainer",
+    "gpumlp.wording",
     "gpumlp.callbacks",
     "gpumlp",
 ]
