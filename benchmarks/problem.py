@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from gpumlp.randomness import permutation
+
 Weights = list[tuple[np.ndarray, np.ndarray]]  # per layer: W (n_out, n_in) and b (n_out,)
 
 EPOCH_ROWS = 60_000
@@ -103,13 +105,40 @@ class Problem:
 
     def loss(self, weights: Weights) -> float:
         """Return the mean cross-entropy of the first rows in float64, sigmoid hidden layers."""
-        a = self.x[:256].astype(np.float64)
-        for i, (w, b) in enumerate(weights):
-            z = a @ w.astype(np.float64).T + b
-            a = z if i == len(weights) - 1 else 1 / (1 + np.exp(-z))
-        shifted = a - a.max(axis=1, keepdims=True)
+        z = forward(self.x[:256], weights)[-1]
+        shifted = z - z.max(axis=1, keepdims=True)
         log_y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return float(-log_y[np.arange(len(a)), self.labels[:256]].mean())
+        return float(-log_y[np.arange(len(z)), self.labels[:256]].mean())
+
+    def trained(self, steps: int) -> Weights:
+        """Return the weights after so many steps of gradient descent, by the plain formulas.
+
+        Arithmetic is float64; between steps weights are float32, as every contender keeps them.
+        """
+        weights, batch = self.weights(), self.net.batch
+        order = permutation(self.rows, self.seed, 0)
+        for step in range(steps):
+            rows = order[step * batch : (step + 1) * batch]
+            *inputs, z = forward(self.x[rows], weights)
+            y = np.exp(z - z.max(axis=1, keepdims=True))
+            dz = y / y.sum(axis=1, keepdims=True)
+            dz[np.arange(batch), self.labels[rows]] -= 1
+            dz /= batch
+            for k in reversed(range(len(weights))):
+                (w, b), a = weights[k], inputs[k]
+                new_w, new_b = w - self.lr * (dz.T @ a), b - self.lr * dz.sum(axis=0)
+                weights[k] = new_w.astype(np.float32), new_b.astype(np.float32)
+                dz = dz @ w.astype(np.float64) * a * (1 - a)
+        return weights
+
+
+def forward(x: np.ndarray, weights: Weights) -> list[np.ndarray]:
+    """Return the inputs of all layers in float64, sigmoid between them, and the last z."""
+    values = [x.astype(np.float64)]
+    for w, b in weights:
+        z = values[-1] @ w.astype(np.float64).T + b
+        values.append(1 / (1 + np.exp(-z)))
+    return [*values[:-1], z]
 
 
 def update_norms(before: Weights, after: Weights) -> list[float]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from time import perf_counter, sleep
 from typing import Any
 
@@ -24,7 +25,7 @@ class CheckError(Exception):
     """A peer does not train what gpumlp trains."""
 
 
-def check(net: Net, replies: Mapping[str, Mapping[str, Any]]) -> None:
+def check(net: Net, replies: Mapping[str, Mapping[str, Any]], steps: int = CHECK_STEPS) -> None:
     """Compare each contender's first steps with gpumlp's; raises CheckError."""
     ours = replies[OURS]
     for system, reply in replies.items():
@@ -34,7 +35,7 @@ def check(net: Net, replies: Mapping[str, Mapping[str, Any]]) -> None:
         # written so that NaN fails
         if not (loss_error < LOSS_TOLERANCE and error < PARAMETER_TOLERANCE):
             raise CheckError(
-                f"{net}: {system} does not train what gpumlp trains: after {CHECK_STEPS} steps the "
+                f"{net}: {system} does not train what gpumlp trains: after {steps} steps the "
                 f"loss is {reply['loss']:.8g} against {ours['loss']:.8g}, and the distance that a "
                 f"parameter moved differs by up to {error:.2%}"
             )
@@ -130,6 +131,7 @@ class Bench:
         """Return what was run where and how."""
         return describe(get_backend(self.device)) | {
             "cpu": cpu_model(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
             "systems": {system: worker.about for system, worker in self.workers.items()},
             "peak_gflops": self.peak / 1e9,

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
+from figure import check_folders, check_plot, plot_ratios
 from problem import Net
 from report import OURS, start_table, table
 from rounds import Bench, CheckError, say
@@ -39,6 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="within a minute: less of everything")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
     parser.add_argument("--nets", help="as in 784-30-10@10,784-128-10@64; default: the standard")
     parser.add_argument("--peers", help=f"of {','.join(PEERS)}, or none; default: those installed")
     parser.add_argument("--optimizers", default="sgd", help="of sgd,adam; default: sgd")
@@ -48,6 +50,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 9, or 3 with --quick")
     options = parser.parse_args(arguments)
     try:
+        check_plot(options.plot)
+        check_folders(options.out, options.plot)
         standard = NETS[options.device][: 2 if options.quick else None]
         nets = standard if options.nets is None else options.nets.split(",")
         options.nets = [Net.parse(net) for net in nets]
@@ -99,7 +103,7 @@ def systems_of(peers: Sequence[str], device: str) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, write the JSON, print the table."""
+    """Measure, write JSON and figure, print the table."""
     get_backend(options.device)
     with ExitStack() as stack:
         workers = []
@@ -116,20 +120,22 @@ def run(options: argparse.Namespace) -> None:
     if options.out:
         results = {"environment": environment, "rows": bench.rows}
         options.out.write_text(json.dumps(results, indent=1) + "\n")
+    if options.plot:
+        plot_ratios(bench.rows, options.plot)
     print(start_table(bench.starts))
     print(f"\npeak of a large product: {bench.peak / 1e9:.0f} GFLOP/s; {environment['cpu']}\n")
     print(table(bench.rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 1 a contender failed, 5 no device, 7 a peer trains something else."""
+    """Return the exit code: 1 a contender failed, 5 no device, 6 no file, 7 a peer differs."""
     options = parse(arguments)
     try:
         run(options)
-    except (WorkerError, CheckError, GpumlpError) as error:
+    except (WorkerError, CheckError, GpumlpError, OSError) as error:
         say(str(error))
         codes = {WorkerError: 1, CheckError: 7}
-        return codes.get(type(error), getattr(error, "exit_code", 1))
+        return codes.get(type(error), getattr(error, "exit_code", 6))
     return 0
 
 

@@ -1,11 +1,11 @@
 """Build network, loss, optimizer, schedule and trainer from a configuration."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from itertools import pairwise
 
 from . import schedules
-from .backend import Backend
+from .backend import Array, Backend
 from .callbacks import EarlyStopping
 from .config import Config
 from .layers import Dense
@@ -32,6 +32,7 @@ def build_network(config: Config, n_in: int, n_out: int, backend: Backend) -> Se
             layer.activation,
             backend,
             init=layer.init,
+            init_gain=layer.init_gain,
             bias=layer.bias,
             dropout=layer.dropout,
             weight_decay=layer.weight_decay,
@@ -103,8 +104,13 @@ def build_trainer(
     network: Sequential,
     rows: int,
     callbacks: Iterable[Callback] = (),
+    class_weight: Array | None = None,
+    unscale: Callable[[Array], Array] | None = None,
 ) -> Trainer:
-    """Return the trainer of a network for a training part of so many rows."""
+    """Return the trainer of a network for a training part of so many rows.
+
+    `class_weight` and `unscale`, which depend on the data, are the trainer's.
+    """
     stopping = config.early_stopping
     early = [] if stopping is None else [EarlyStopping(**stopping.model_dump())]
     return Trainer(
@@ -118,5 +124,7 @@ def build_trainer(
         seed=config.seed,
         engine=config.train.engine,
         metrics=config.metrics,
+        class_weight=class_weight,
+        unscale=unscale,
         callbacks=[*early, *callbacks],
     )

@@ -65,7 +65,8 @@ class EarlyStopping(Callback):
         value = self.sign * record[self.monitor]
         if value < self.best - self.min_delta or self.best_epoch == 0:
             self.best = inf if isnan(value) else value
-            self.best_epoch, self.waited = trainer.epoch, 0
+            self.best_epoch = trainer.best_epoch = trainer.epoch
+            self.waited = 0
             if self.restore_best:
                 self._best_values = trainer.model.flat.values.copy()
         else:
@@ -80,7 +81,6 @@ class EarlyStopping(Callback):
         """Restore the best epoch's parameters."""
         if self._best_values is not None:
             trainer.model.flat.values[...] = self._best_values
-            trainer.best_epoch = self.best_epoch
 
 
 class ProgressBar(Callback):
@@ -169,8 +169,8 @@ def _place(epoch: int, epochs: int) -> str:
 
 def _fitting(names: list[str], place: int, width: int | None) -> list[str]:
     """Return the first of the columns, as many as fit between place and time; at least one."""
-    room = inf if width is None else width - place - len("      time")
-    fitting = []
+    room = inf if width is None else float(width) - place - len("      time")
+    fitting: list[str] = []
     for name in names:
         room -= len(_head(name)) + 2
         if room >= 0 or not fitting:

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, help=help_text, description=module.__doc__, allow_abbrev=False
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(command=module.run)
     options = parser.parse_args(arguments)
-    return guarded(lambda: options.run(options))
+    return guarded(lambda: options.command(options))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The configuration: every section and key, its type, its default and what it means."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
@@ -17,6 +18,9 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+from .data.builtin import BUILTIN
+from .data.sources import KINDS
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 Activation = Literal[
@@ -36,7 +40,6 @@ Init = Literal[
 ]
 LossName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "poisson"]
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"]
-BUILTIN = ("digits", "xor", "breast_cancer", "diabetes", "curve")
 ScheduleName = Literal["constant", "step", "exponential", "cosine", "onecycle", "plateau"]
 Metric = Literal[
     "accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc", "mse", "rmse", "mae", "r2"
@@ -121,11 +124,11 @@ Device = Annotated[
     expects('"auto", "cpu", "cuda" or "cuda:N"'),
 ]
 FILES = ".npz, .npy, .csv, .csv.gz or IDX"
-FILE = r".+(\.npz|\.npy|\.csv|\.csv\.gz|\.idx|\.idx\.gz|-ubyte|-ubyte\.gz)"
-DataFile = Annotated[str, Field(pattern=rf"(?i)^{FILE}$"), expects(f"the path of a file: {FILES}")]
+FILE = rf"(?i:.+({'|'.join(map(re.escape, KINDS))}))"
+DataFile = Annotated[str, Field(pattern=rf"^{FILE}$"), expects(f"the path of a file: {FILES}")]
 Source = Annotated[
     str,
-    Field(pattern=rf"(?i)^(builtin:({'|'.join(BUILTIN)})|mnist|{FILE})$"),
+    Field(pattern=rf"^(builtin:({'|'.join(BUILTIN)})|mnist|{FILE})$"),
     expects(f'"builtin:NAME" with one of {", ".join(BUILTIN)}; "mnist"; or a file: {FILES}'),
 ]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
@@ -379,7 +382,7 @@ class Log(Section):
     jsonl: bool = Field(default=True, description="metrics.jsonl: one object per epoch")
     csv: bool = Field(default=True, description="metrics.csv: one line per epoch")
     tensorboard: bool = Field(default=False, description="event files; needs tensorboardX")
-    plots: bool | Literal["auto"] = Field(
+    plots: Annotated[bool | Literal["auto"], expects('true, false or "auto"')] = Field(
         default="auto", description='plots/*.png; "auto": where matplotlib is installed'
     )
     gradient_norms: bool = Field(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .config import TASK_LOSSES, TASK_METRICS, Config, Section
+from .data.sources import is_file, kind_of
 
 
 class Clash(NamedTuple):
@@ -17,10 +18,7 @@ def clashes(config: Config) -> Iterator[Clash]:
     """All keys of a configuration that do not fit together."""
     yield from _idle_keys(config)
     yield from _against_task(config)
-    for path in ("data.test", "data.val"):
-        split = config.data.test if path == "data.test" else config.data.val
-        if split and split.fraction is None and split.path is None:
-            yield Clash((path,), "needs fraction or path")
+    yield from _in_data(config)
     if config.early_stopping:
         monitor = config.early_stopping.monitor
         keys = ("early_stopping.monitor", "train.metrics", "model.task", "data.val")
@@ -45,6 +43,36 @@ def _idle_keys(config: Config) -> Iterator[Clash]:
         for key, why in section.idle().items() if section else ():
             if section and key in section.model_fields_set:
                 yield Clash((f"{path}.{key}", f"{path}.{section.decided_by}"), why)
+
+
+def _in_data(config: Config) -> Iterator[Clash]:
+    data = config.data
+    for path, split in (("data.test", data.test), ("data.val", data.val)):
+        if split and split.fraction is None and split.path is None:
+            yield Clash((path,), "needs fraction or path")
+        own_target = isinstance(data.target, str) and is_file(data.target)
+        if split and split.target is not None and not (split.path and own_target):
+            yield Clash((f"{path}.target",), "belongs to path, where data.target is a file too")
+    kind = kind_of(data.source)
+    belong: dict[str, tuple[str, ...]] = {
+        "path": ("mnist",),
+        "features": ("csv", "npz", "npy", "idx"),
+        "target": ("csv", "npz", "npy", "idx"),
+        "sample_weight": ("csv", "npz", "npy", "idx"),
+        "categorical": ("csv",),
+        "missing": ("csv",),
+    }
+    for key, kinds in belong.items():
+        given = getattr(data, key) != type(data).model_fields[key].default
+        if given and kind not in kinds:
+            problem = f"belongs to {' and '.join(kinds)} sources, not to {data.source}"
+            yield Clash((f"data.{key}", "data.source"), problem)
+    if data.target_scale != "none":
+        keys = ("data.target_scale", "model.task", "loss.name")
+        if config.model.task != "regression":
+            yield Clash(keys, f'cannot be used with model.task = "{config.model.task}"')
+        elif config.loss_name == "poisson":
+            yield Clash(keys, 'cannot be used with loss.name = "poisson"')
 
 
 def _against_task(config: Config) -> Iterator[Clash]:

@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher, get_close_matches
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from pydantic_core import ErrorDetails
 
 from .config import Config, known_keys
 from .config_checks import clashes, quoted
+from .data.sources import is_file
 from .errors import ConfigError
+from .suggestions import did_you_mean, meant_values, nearest_key, nearest_name, syntax_hint
 
 EXPECTED = {
     "bool_type": "expected true or false",
@@ -35,7 +37,7 @@ DOTTED_KEY = re.compile(r"[\w-]+(\[\d+\])*(\.[\w-]+(\[\d+\])*)*", re.ASCII)
 PART_OF_KEY = re.compile(r"([\w-]+)|\[(\d+)\]", re.ASCII)
 BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 LONGEST_VALUE = 60
-ALIKE = 0.63  # of 1; "optimizer.lz" for "optimizer.lr" just passes
+LONGEST_LIST = 4  # of shipped configurations, in a message
 
 
 class Problem(NamedTuple):
@@ -113,9 +115,7 @@ def config_text(source: str | Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        shipped = shipped_configs()
-        near = _did_you_mean("".join(get_close_matches(path.stem, shipped, 1)))
-        raise ConfigError(f"{path}: no such file; shipped are {quoted(shipped)}{near}") from None
+        raise ConfigError(f"{path}: no such file; {_shipped_like(path.stem)}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -126,6 +126,16 @@ def _find(source: str | Path) -> Path:
     """The file, if there is one, before the shipped configuration of that name."""
     path = Path(source)
     return path if os.path.isfile(path) else shipped_configs().get(str(source), path)
+
+
+def _shipped_like(name: str) -> str:
+    """Which configurations are shipped, and which of them is meant."""
+    shipped = list(shipped_configs())
+    near = nearest_name(name, shipped)
+    rest = len(shipped) - LONGEST_LIST
+    more = f" and {rest} more (gpumlp config list)" if rest > 0 else ""
+    hint = did_you_mean(near and quoted([near]))
+    return f"shipped are {quoted(shipped[:LONGEST_LIST])}{more}{hint}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -143,19 +153,31 @@ def _syntax_error(error: Exception, text: str) -> str:
     if not numbers:  # "at end of document"
         lines = text.rstrip("\n").split("\n")
         numbers = [str(len(lines)), str(len(lines[-1]) + 1)]
-    return f"line {numbers[0]}, column {numbers[1]}: {message}"
+    line = text.split("\n")[int(numbers[0]) - 1].rstrip("\r")
+    # what is said of keys declared twice and the like needs no hint
+    hint = "" if message.startswith("Cannot") else syntax_hint(line)
+    return f"line {numbers[0]}, column {numbers[1]}: {message}{hint}"
 
 
 def _make_paths_absolute(mapping: dict[str, Any], folder: Path) -> None:
     data = mapping.get("data")
     if not isinstance(data, dict):
         return
-    paths: list[tuple[Any, str]]
-    paths = [(data, "source"), (data.get("test"), "path"), (data.get("val"), "path")]
-    for table, key in paths:
-        path = table.get(key) if isinstance(table, dict) else None
-        if isinstance(path, str) and path.endswith(".npz"):
-            table[key] = os.path.abspath(folder / os.path.expanduser(path))
+    for table, key in ((data, "source"), (data.get("test"), "path"), (data.get("val"), "path")):
+        if not isinstance(table, dict):
+            continue
+        source = str(table.get(key))
+        if is_file(source) and not re.search(r"\.(npz|csv(\.gz)?)$", source, re.IGNORECASE):
+            _make_absolute(table, "target", folder)  # in those two it names an array or a column
+        _make_absolute(table, key, folder)
+    if isinstance(data.get("path"), str):  # of a folder
+        data["path"] = os.path.abspath(folder / os.path.expanduser(data["path"]))
+
+
+def _make_absolute(table: dict[str, Any], key: str, folder: Path) -> None:
+    path = table.get(key)
+    if isinstance(path, str) and is_file(path):
+        table[key] = os.path.abspath(folder / os.path.expanduser(path))
 
 
 def _override(mapping: dict[str, Any], text: str) -> Problem | None:
@@ -168,7 +190,8 @@ def _override(mapping: dict[str, Any], text: str) -> Problem | None:
         value = parsed["value"] if len(parsed) == 1 else word
     except (ValueError, RecursionError):
         if word.startswith(('"', "'", "[", "{")):
-            return Problem(f"--set {text}", "the value is not valid TOML")
+            hint = syntax_hint(f"value = {word}")
+            return Problem(f"--set {text}", f"the value is not valid TOML{hint}")
         value = word
     parts = [int(index) if index else name for name, index in PART_OF_KEY.findall(key)]
     if not _put(mapping, parts, value):
@@ -213,8 +236,8 @@ def _validate(mapping: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
         errors = error.errors(include_url=False)
         config = Config.model_validate(_valid_part(given, errors))
     wrong = {_dotted(error["loc"][:2]) for error in errors}
-    wrong |= {_nearest(_dotted(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
-    problems = [_problem(error) for error in errors]
+    wrong |= {nearest_key(_dotted(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
+    problems = [_problem(error, given) for error in errors]
     for clash in clashes(config):
         if not any(f"{key}.".startswith(f"{w}.") for key in clash.keys for w in wrong):
             problems.append(Problem(clash.keys[0], clash.problem))
@@ -235,45 +258,41 @@ def _valid_part(given: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> dic
     return valid
 
 
-def _problem(error: ErrorDetails) -> Problem:
+def _problem(error: ErrorDetails, given: Mapping[str, Any]) -> Problem:
     """A pydantic error in our words."""
     key, kind, limits = _dotted(error["loc"]), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(key, f"unknown key{_did_you_mean(_nearest(key))}")
+        near = nearest_key(key)
+        return Problem(key, f"unknown key{did_you_mean(near and quoted([near]))}")
     if kind == "missing":
         what = known_keys()[re.sub(r"\[\d+\]", "[0]", key)].description
         return Problem(key, f"must be given: {what}")
-    value, hint = error["input"], ""
+    value, near = error["input"], ""
     if kind == "literal_error":
         choices = re.findall(r"'([^']+)'", limits["expected"])
         allowed = f"must be one of {quoted(choices)}"
-        hint = _did_you_mean("".join(get_close_matches(str(value).lower(), choices, 1)))
+        near = quoted(filter(None, [nearest_name(str(value), choices)]))
     elif kind in LIMITS:
         name, sign = LIMITS[kind]
         allowed = f"must be {sign} {limits[name]:g}"
-    elif kind == "expected":  # from config.expects
-        allowed = error["msg"]
-    else:
-        allowed = EXPECTED.get(kind, "is not valid")
-    return Problem(key, f"{allowed}, got {_shown(value)}{hint}")
+    else:  # "expected" is from config.expects
+        allowed = error["msg"] if kind == "expected" else EXPECTED.get(kind, "is not valid")
+        near = _meant(value, error["loc"], given)
+    return Problem(key, f"{allowed}, got {_shown(value)}{did_you_mean(near)}")
 
 
-def _did_you_mean(what: str) -> str:
-    return f'; did you mean "{what}"?' if what else ""
-
-
-def _nearest(key: str) -> str:
-    """The known key most like this one, or nothing; its last part may belong anywhere."""
-
-    def alike(known: str) -> float:
-        whole = SequenceMatcher(None, key, known).ratio()
-        last = SequenceMatcher(None, key.rpartition(".")[2], known.rpartition(".")[2]).ratio()
-        return (whole + 2 * last) / 3
-
-    best = max(known_keys(), key=alike)
-    index = re.search(r"\[\d+\]", key)
-    shown = best.replace("[0]", index[0]) if index else best
-    return shown if alike(best) >= ALIKE else ""
+def _meant(value: object, location: Sequence[str | int], given: Mapping[str, Any]) -> str:
+    """The value as it could have been meant, if the configuration would take it there."""
+    for candidate in meant_values(value):
+        changed = deepcopy(dict(given))
+        if _put(changed, location, candidate):
+            try:
+                Config.model_validate(changed)
+            except ValidationError as error:
+                if any(e["loc"][: len(location)] == tuple(location) for e in error.errors()):
+                    continue
+            return _shown(candidate)
+    return ""
 
 
 def _dotted(location: Sequence[str | int]) -> str:

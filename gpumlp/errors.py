@@ -35,3 +35,9 @@ class FileError(GpumlpError):
     """A file system that is full, unreadable, or in the way."""
 
     exit_code = 6
+
+
+class CheckFailed(GpumlpError):  # noqa: N818 - named for what happened, as the exit code is
+    """A check that was asked for found something wrong."""
+
+    exit_code = 7

@@ -185,6 +185,7 @@ class Dense(Layer):
         activation: name of σ, see `backend.ACTIVATIONS`.
         backend: a backend or a device name.
         init: initializer of W, see `initializers`; b starts at 0.
+        init_gain: what the drawn W is multiplied by.
         bias: whether there is a b.
         dropout: probability with which an output is dropped in training.
         weight_decay: L2 of this layer's W in place of the optimizer's.
@@ -210,6 +211,7 @@ class Dense(Layer):
         backend: Backend | str = "cpu",
         *,
         init: str = "glorot_uniform",
+        init_gain: float = 1.0,
         bias: bool = True,
         dropout: float = 0.0,
         weight_decay: float | None = None,
@@ -223,10 +225,12 @@ class Dense(Layer):
             raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm must be > 0, got {max_norm}")
+        if not 0 < init_gain < float("inf"):
+            raise ValueError(f"init_gain must be a positive number, got {init_gain}")
         self.n_in, self.n_out = n_in, n_out
         self.activation = get_activation(activation)
         self.dropout = Dropout(dropout, self.backend)
-        self.init, self.seed = init, seed
+        self.init, self.init_gain, self.seed = init, init_gain, seed
         self.weight = Parameter("weight", (n_out, n_in), weight_decay, max_norm)
         self.bias = Parameter("bias", (n_out,)) if bias else None
         self._drawn = False
@@ -239,7 +243,7 @@ class Dense(Layer):
 
     def initialize(self, seed: int, layer: int) -> None:
         """Draw W from (seed, layer) and set b to 0, whatever they were."""
-        weight = initialize(self.init, self.n_out, self.n_in, seed, layer)
+        weight = initialize(self.init, self.n_out, self.n_in, seed, layer, self.init_gain)
         self._drawn = True
         if not hasattr(self.weight, "flat"):
             FlatParameters(self.backend, self.parameters)

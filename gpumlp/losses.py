@@ -1,12 +1,14 @@
 """Losses: how good the network is. Each takes the last layer's linear output z and the targets.
 
 The notes' three quantities: the *sample loss* l of one row, the *cost* (its mean over a batch or
-data set) and the *total loss* L (its sum). With weights w the cost is Σ w l / Σ w and the total Σ
-w l.
+data set) and the *total loss* L (its sum).
+With weights w the cost is Σ w l / Σ w, and the total is Σ w l.
 """
 
 from math import inf
 from typing import Any
+
+import numpy as np
 
 from .backend import POINTWISE, Array, Backend, Scalar, get_activation, get_backend
 
@@ -61,14 +63,20 @@ class Loss:
             if self.reduction == "mean":
                 factor = backend.empty(weight.shape)
                 backend.normalize(factor, weight)
-        losses, _, self._dz = self.apply(z, target, factor, backend)
+        with np.errstate(invalid="ignore"):  # 0 · (-∞) of an excluded class
+            losses, _, self._dz = self.apply(z, target, factor, backend)
         self.sample_losses = losses
         self.total = float((losses if weight is None else losses * weight).sum(dtype="float64"))
         self.cost = self.total / sums if sums else 0.0
         return self.cost if self.reduction == "mean" else self.total
 
     def backward(self) -> Array:
-        """Return dz = ∂(cost or total loss)/∂z of the last `forward`, (B, K)."""
+        """Return dz = ∂(cost or total loss)/∂z of the last `forward`, (B, K).
+
+        Raises ValueError when there was none.
+        """
+        if self._dz is None:
+            raise ValueError(f"{self!r}: backward needs a forward pass before it")
         return self._dz
 
     def as_target(self, target: Any, backend: Backend) -> Array:
@@ -156,6 +164,11 @@ class SoftmaxCrossEntropy(Loss):
 
     def check_target(self, target: Array, rows: int, outputs: int) -> None:
         """Raise ValueError unless `target` is labels below `outputs`, or (rows, outputs)."""
+        if outputs < 2:
+            raise ValueError(
+                "softmax needs at least two outputs, as that of one is always 1; "
+                "for two classes with one output use BinaryCrossEntropy"
+            )
         if target.ndim != 1 or len(target) != rows:
             super().check_target(target, rows, outputs)
             if rows and not bool((abs(target.sum(axis=1) - 1) <= 1e-3).all()):

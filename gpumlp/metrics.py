@@ -220,7 +220,8 @@ class Metric:
 
     `needs` says which prediction `function` takes: predicted labels, or the scores themselves
     (probabilities; in regression, values). `soft_target` says that it takes target rows as they
-    are where the other classification metrics take labels.
+    are where the other classification metrics take labels. `least_outputs` is the smallest number
+    of outputs, or classes, for which it is defined.
     """
 
     name: str
@@ -229,6 +230,7 @@ class Metric:
     tasks: tuple[Task, ...]
     needs: Literal["labels", "scores"]
     soft_target: bool = False
+    least_outputs: int = 1
 
 
 _CLASSIFICATION: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
@@ -238,7 +240,14 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", accuracy, True, _CLASSIFICATION, "labels"),
-        Metric("top_3_accuracy", partial(top_k_accuracy, k=3), True, ("multiclass",), "scores"),
+        Metric(
+            "top_3_accuracy",
+            partial(top_k_accuracy, k=3),
+            True,
+            ("multiclass",),
+            "scores",
+            least_outputs=3,
+        ),
         Metric("macro_f1", macro_f1, True, _CLASSIFICATION, "labels"),
         Metric("log_loss", log_loss, False, ("multiclass", "binary"), "scores", soft_target=True),
         Metric("auc", roc_auc, True, _CLASSIFICATION, "scores"),
@@ -257,23 +266,33 @@ DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
 }
 
 
-def select(task: str, names: Iterable[str] | None = None) -> tuple[Metric, ...]:
+def select(
+    task: str, names: str | Iterable[str] | None = None, outputs: int | None = None
+) -> tuple[Metric, ...]:
     """Return the metrics called `names`, or the default ones of `task`, without computing anything.
 
-    Raises ConfigError, naming the allowed ones, for an unknown task or name and for a metric that
-    is not meant for the task; a configuration is checked with it before training starts.
+    A string is one name. Raises ConfigError, naming the allowed ones, for an unknown task or name,
+    for a metric that is not meant for the task, and for one that needs more than `outputs` outputs.
+    A configuration is checked with it before training starts.
 
     >>> [metric.name for metric in select("regression")]
     ['rmse', 'mae', 'r2']
     """
     if task not in DEFAULT_METRICS:
         raise ConfigError(f"unknown task {task!r}; allowed: {', '.join(DEFAULT_METRICS)}")
+    if isinstance(names, str):
+        names = (names,)
     chosen = DEFAULT_METRICS[task] if names is None else tuple(names)
     allowed = [name for name, metric in METRICS.items() if task in metric.tasks]
     for name in chosen:
         if name not in allowed:
-            known = "is not meant for" if name in METRICS else "is unknown; allowed in"
-            raise ConfigError(f"metric {name!r} {known} {task}; allowed: {', '.join(allowed)}")
+            problem = f"is not meant for {task}" if name in METRICS else "is unknown"
+            raise ConfigError(
+                f"metric {name!r} {problem}; allowed for {task}: {', '.join(allowed)}"
+            )
+        least = METRICS[name].least_outputs
+        if outputs is not None and outputs < least:
+            raise ConfigError(f"metric {name!r} needs at least {least} outputs, not {outputs}")
     return tuple(METRICS[name] for name in chosen)
 
 
@@ -380,7 +399,7 @@ def _indices(labels: Array, classes: int) -> Integers:
 
 
 def _one_hot(labels: Array, classes: int) -> Integers:
-    return np.eye(classes, dtype=np.int64)[_indices(labels, classes)]
+    return np.equal(_indices(labels, classes)[:, None], np.arange(classes)).astype(np.int64)
 
 
 def _mean(values: Array, weight: Floats) -> float:

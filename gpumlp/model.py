@@ -36,23 +36,13 @@ class Sequential:
     """
 
     def __init__(self, *layers: Layer, seed: int = 0) -> None:
-        if len(set(map(id, layers))) < len(layers):
-            raise ValueError("the same layer object stands twice in a network; make two layers")
+        _check(layers)
         self.layers = _folded(layers)
-        if not self.layers:
-            raise ValueError("a network needs at least one layer")
         self.seed = seed
         self.backend: Backend = self.layers[0].backend
-        dense = [layer for layer in self.layers if isinstance(layer, Dense)]
-        for before, after in pairwise(dense):
-            if before.n_out != after.n_in:
-                raise ValueError(f"{after!r} cannot follow {before!r}: sizes differ")
         for i, layer in enumerate(self.layers):
-            if repr(layer.backend) != repr(self.backend):
-                raise ValueError(f"layer {i} is on {layer.backend}, layer 0 on {self.backend}")
             if isinstance(layer, Dense) and not layer.drawn:
                 layer.initialize(seed, i)
-        for i, layer in enumerate(self.layers):
             for parameter in layer.parameters:
                 parameter.name = f"{i}.{parameter.name.rpartition('.')[2]}"
         self.flat = FlatParameters(self.backend, self.parameters)
@@ -126,9 +116,8 @@ class Sequential:
 
         Args:
             x: rows, on this model's device or on the host.
-            layer: 0 is the input itself, 1 the first layer, ...; negative counts from the end, so
-            -1
-                is the output and -2 the last hidden layer.
+            layer: 0 is the input itself, 1 the first layer, ...; negative counts from the end:
+                -1 is the output and -2 the last hidden layer.
 
         Raises IndexError when there is no such layer.
         """
@@ -156,6 +145,20 @@ def _dropout_rate(layer: Layer) -> float:
     if isinstance(layer, Dense):
         return layer.dropout.rate
     return layer.rate if isinstance(layer, Dropout) else 0.0
+
+
+def _check(layers: Sequence[Layer]) -> None:
+    """Raise ValueError for layers that make no network; done first, so that none is changed."""
+    if not layers:
+        raise ValueError("a network needs at least one layer")
+    if len(set(map(id, layers))) < len(layers):
+        raise ValueError("the same layer object stands twice in a network; make two layers")
+    for i, layer in enumerate(layers):
+        if layer.backend != layers[0].backend:
+            raise ValueError(f"layer {i} is on {layer.backend}, layer 0 on {layers[0].backend}")
+    for before, after in pairwise(layer for layer in layers if isinstance(layer, Dense)):
+        if before.n_out != after.n_in:
+            raise ValueError(f"{after!r} cannot follow {before!r}: sizes differ")
 
 
 def _folded(layers: Sequence[Layer]) -> list[Layer]:

@@ -11,11 +11,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from .backend import Array
 from .callbacks import format_record
-from .config import Config
+from .config import Config, Log
 from .config_file import dump_config
 from .errors import ConfigError
 from .files import file_errors, sync_folder, write_atomically
+from .gradient_norms import GradientNorms
+from .tensorboard import TensorBoard
 from .trainer import Callback, Record, Trainer
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder
@@ -26,10 +29,15 @@ class RunFolder(Callback):
 
     It is made under a temporary name with both configurations and the environment, then renamed, so
     that a run folder that exists is never half made.
+
+    Args:
+        path: the folder.
+        log: which metrics files it gets; both by default.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, log: Log | None = None) -> None:
         self.path = path
+        self._wanted = log or Log()
 
     @classmethod
     def create(
@@ -54,7 +62,7 @@ class RunFolder(Callback):
             finally:
                 shutil.rmtree(new, ignore_errors=True)
             sync_folder(place.parent)
-        return cls(path)
+        return cls(path, config.log)
 
     def log(self, text: str) -> None:
         """Add a line to run.log, with the time."""
@@ -67,20 +75,39 @@ class RunFolder(Callback):
         write_atomically(self.path / "summary.json", text.encode())
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
-        """Add the epoch to metrics.jsonl, metrics.csv and run.log."""
-        self._append("metrics.jsonl", to_json(record) + "\n")
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, list(record), lineterminator="\n")
-        if len(trainer.history) == 1:
-            writer.writeheader()
-        writer.writerow(record)
-        self._append("metrics.csv", lines.getvalue())
+        """Add the epoch to run.log, and to metrics.jsonl and metrics.csv where they are wanted."""
+        if self._wanted.jsonl:
+            self._append("metrics.jsonl", to_json(record) + "\n")
+        if self._wanted.csv:
+            lines = io.StringIO()
+            writer = csv.DictWriter(lines, list(record), lineterminator="\n")
+            if len(trainer.history) == 1:
+                writer.writeheader()
+            writer.writerow(record)
+            self._append("metrics.csv", lines.getvalue())
         self.log(format_record(record, trainer.last_epoch))
 
     def _append(self, name: str, text: str) -> None:
         path = self.path / name
         with file_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def log_callbacks(
+    folder: RunFolder, log: Log, x: Array, y: Array, sample_weight: Array | None = None
+) -> list[Callback]:
+    """Return what [log] asks for as callbacks, in the order in which they have to run.
+
+    `x`, `y` and `sample_weight` are the training part. Raises ConfigError when tensorboardX is
+    asked for and missing.
+    """
+    callbacks: list[Callback] = []
+    if log.gradient_norms:
+        callbacks.append(GradientNorms(x, y, sample_weight))
+    callbacks.append(folder)
+    if log.tensorboard:
+        callbacks.append(TensorBoard(folder.path / "tensorboard"))
+    return callbacks
 
 
 def default_path(name: str) -> Path:

@@ -8,7 +8,8 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from .backend import Backend, get_backend
 from .build import build_loss, build_network
 from .config import Config
 from .config_file import dump_config, parse_config
+from .data.features import Features
 from .data.scaling import Scaler
-from .data.table import Array
+from .data.table import NUMERIC
 from .data.targets import Targets
+from .data.types import Array
 from .errors import DeviceError, FileError
 from .files import write_atomically
 from .losses import Loss
 from .model import Sequential
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(eq=False)
@@ -36,7 +39,8 @@ class SavedModel:
     """A network with everything needed to use it on raw rows.
 
     `predict` returns probabilities or values for unscaled rows (N, D), `classify` class names,
-    `features` the activations of a layer (see `Sequential.features`).
+    `features` the activations of a layer (see `Sequential.features`). `columns` says how the
+    columns of a file become such rows (see `data.sources.load_rows`).
     """
 
     config: Config
@@ -44,12 +48,15 @@ class SavedModel:
     loss: Loss
     scaler: Scaler
     targets: Targets
+    columns: Features = field(default_factory=Features)
+    target_scaler: Scaler | None = None
 
     def predict(self, x: Array) -> Array:
         """Return probabilities (N, C), (N, 1) or (N, K), or values (N, K), as a NumPy array."""
         backend = self.network.backend
         y: Array = self.loss.link(self.network.predict(self._scaled(x)), backend)
-        return np.asarray(backend.to_numpy(y))
+        y = np.asarray(backend.to_numpy(y))
+        return y if self.target_scaler is None else self.target_scaler.inverse(y).astype(y.dtype)
 
     def classify(self, x: Array) -> list[str]:
         """Return the name of each row's most probable class (multiclass and binary)."""
@@ -66,7 +73,14 @@ class SavedModel:
         return np.asarray(self.network.backend.to_numpy(features))
 
     def _scaled(self, x: Array) -> Array:
-        return self.scaler.transform(np.asarray(x), self.network.backend.dtype)
+        """Return rows (N, D), or images (N, H, W), scaled; ValueError for anything else."""
+        x = np.asarray(x)
+        if x.dtype.kind not in NUMERIC or x.ndim < 2:
+            raise ValueError(f"rows must be numbers (N, D), got {x.dtype} of shape {x.shape}")
+        x = x.reshape(len(x), prod(x.shape[1:]))
+        if x.shape[1] != len(self.scaler.offset):
+            raise ValueError(f"rows must have {len(self.scaler.offset)} values, got {x.shape[1]}")
+        return self.scaler.transform(x, self.network.backend.dtype)
 
     def save(self, path: Path) -> None:
         """Write the model to `path`, atomically. Raises FileError."""
@@ -75,12 +89,15 @@ class SavedModel:
             f"net.{parameter.name}": np.ascontiguousarray(to_numpy(parameter.value))
             for parameter in self.network.parameters
         }
-        for name, array in self.scaler.to_arrays().items():
-            tensors[f"scaler.{name}"] = array
+        for prefix, scaler in (("scaler", self.scaler), ("target_scaler", self.target_scaler)):
+            for name, array in ({} if scaler is None else scaler.to_arrays()).items():
+                tensors[f"{prefix}.{name}"] = array
         about = {
             "format": FORMAT,
             "config": dump_config(self.config),
             "scaler": self.scaler.name,
+            "target_scaler": None if self.target_scaler is None else self.target_scaler.name,
+            "features": self.columns.to_dict(),
             "targets": self.targets.to_dict(),
         }
         about["sha256"] = _digest(tensors, about)
@@ -92,8 +109,9 @@ def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
     """Read a model file, or the one in a run folder.
 
     Raises FileError when the file cannot be read or is not what was saved, DeviceError when the
-    device cannot be used.
+    device cannot be used, ValueError when there is no such device.
     """
+    get_backend(device)  # what is wrong with it is not the file's fault
     path = Path(path)
     if path.is_dir():
         path /= "model.safetensors"
@@ -125,10 +143,9 @@ def _assembled(
 ) -> SavedModel:
     config = parse_config(tomllib.loads(about["config"]), "config of the model")
     targets = Targets.from_dict(about["targets"])
-    scaler = Scaler.from_arrays(
-        about["scaler"],
-        {name.removeprefix("scaler."): a for name, a in tensors.items() if name[:7] == "scaler."},
-    )
+    scaler = _scaler("scaler", tensors, about)
+    if scaler is None:
+        raise ValueError("there is no scaler")
     backend = get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
@@ -136,7 +153,19 @@ def _assembled(
         if tensor.shape != parameter.shape:
             raise ValueError(f"{parameter.name} is {tensor.shape}, not {parameter.shape}")
         parameter.value[...] = backend.asarray(tensor)
-    return SavedModel(config, network, build_loss(config, backend), scaler, targets)
+    loss = build_loss(config, backend)
+    features = Features.from_dict(about["features"])
+    target_scaler = _scaler("target_scaler", tensors, about)
+    return SavedModel(config, network, loss, scaler, targets, features, target_scaler)
+
+
+def _scaler(name: str, tensors: Mapping[str, Array], about: Mapping[str, Any]) -> Scaler | None:
+    """Return the scaler of that name, or None where there is none."""
+    if about[name] is None:
+        return None
+    start = f"{name}."
+    arrays = {key.removeprefix(start): a for key, a in tensors.items() if key.startswith(start)}
+    return Scaler.from_arrays(about[name], arrays)
 
 
 def _digest(tensors: Mapping[str, Array], about: Mapping[str, Any]) -> str:

@@ -13,12 +13,14 @@ class StopOnSignal(Callback):
 
     Before training a signal ends the process by SystemExit. From its first step on, training ends
     after the steps under way, and what follows (saving) is finished; a second signal of the same
-    kind kills the process. `exit_code` is None, or what to exit with: 130 for SIGINT, 143 for
-    SIGTERM. Does nothing outside the main thread, where Python allows no signal handlers.
+    kind kills the process. `exit_code` is 130 if SIGINT ended training and 143 if SIGTERM did, as
+    `trainer.stop_reason` then says, and else 0: a signal that comes when training has ended by
+    itself changes nothing. Does nothing outside the main thread, where Python allows no handlers.
     """
 
     def __init__(self) -> None:
-        self.exit_code: int | None = None
+        self.exit_code = 0
+        self._received: signal.Signals | None = None
         self._training = False
         self._previous: dict[int, Any] = {}
 
@@ -42,12 +44,14 @@ class StopOnSignal(Callback):
         self._training = True
 
     def on_progress(self, trainer: Trainer) -> None:
-        """Ask the trainer to stop."""
-        if self.exit_code is not None:
-            trainer.stop(signal.Signals(self.exit_code - 128).name)
+        """Ask the trainer to stop, unless it does so anyway."""
+        if self._received is None or trainer.stop_reason or trainer.step >= trainer.last_step:
+            return
+        trainer.stop(self._received.name)
+        self.exit_code = 128 + self._received
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.exit_code = 128 + number
         if not self._training:
-            raise SystemExit(self.exit_code)
+            raise SystemExit(128 + number)
+        self._received = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)

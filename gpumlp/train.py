@@ -6,35 +6,63 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from . import __version__
-from .backend import Array, Backend, get_backend
-from .build import build_network, build_trainer
 from .callbacks import ProgressBar
 from .config import Config
-from .config_file import config_text, load_config
+from .config_file import config_text, dump_config, load_config, shipped_configs
 from .console import guarded
-from .data.prepare import Part, Prepared, prepare
-from .data.weights import row_weights
+from .dry_run import dry_run, dry_run_report
 from .environment import describe
-from .errors import DeviceError, DivergedError, FileError, GpumlpError
-from .model import Sequential
-from .run_folder import RunFolder, check_free, default_path, to_json
-from .saved_model import SavedModel
+from .errors import ConfigError, DivergedError, FileError, GpumlpError
+from .experiment import Experiment
+from .plots import plots_wanted, write_plots
+from .report import details, introduction, result
+from .run_folder import RunFolder, check_free, default_path, log_callbacks, to_json
 from .signals import StopOnSignal
-from .trainer import Callback, Trainer
+from .tensorboard import check_tensorboard
+from .trainer import Trainer
 
 Say = Callable[[str], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train` to a parser."""
+    add_config_arguments(parser, required=True)
     parser.add_argument(
-        "--config", required=True, metavar="NAME|PATH", help="a TOML file, or a shipped config"
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="the run folder to make; default: runs/NAME-TIME-xxxx",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, run one step, say what it will take; write nothing",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the configuration with every default"
+    )
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-q", "--quiet", action="store_true", help="show the result only")
+    loudness.add_argument(
+        "-v", "--verbose", action="store_true", help="show versions, threads and where files are"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="lines instead of a bar")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add --config, --set, --device and --seed to a parser."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="NAME|PATH",
+        help=f"a TOML file, or one that ships: {', '.join(shipped_configs())}",
     )
     parser.add_argument(
         "--set",
@@ -43,40 +71,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key, as in optimizer.lr=0.01; VALUE is TOML; repeatable",
     )
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", metavar="N", help="another seed than the config's")
-    parser.add_argument("-q", "--quiet", action="store_true", help="show the result only")
-    parser.add_argument("--no-progress", action="store_true", help="lines instead of a bar")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
-def train(options: argparse.Namespace, say: Say) -> tuple[dict[str, Any], int]:
-    """Run one training from parsed options; return its summary and the exit code."""
-    overrides = list(options.set)
-    overrides += [f"device={json.dumps(options.device)}"] if options.device is not None else []
-    overrides += [f"seed={options.seed}"] if options.seed is not None else []
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return what --set, --device and --seed override."""
+    given = list(options.set)
+    given += [f"device={json.dumps(options.device)}"] if options.device is not None else []
+    given += [f"seed={options.seed}"] if options.seed is not None else []
+    return given
+
+
+def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[str, Any], int]:
+    """Run one training; return its summary and the exit code."""
     with StopOnSignal() as signals:
-        config = load_config(options.config, overrides)
         path = options.run_dir or default_path(config.name)
         check_free(path, options.overwrite)
-        backend = get_backend(config.device, config.precision)
-        data = prepare(config.data, config.model.task, config.seed, backend.dtype)
-        weight = training_weights(config, data)
-        network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
-        environment = describe(backend) | {"data_sha256": data.fingerprint, "set": overrides}
+        plots = plots_wanted(config.log.plots)
+        if config.log.tensorboard:
+            check_tensorboard()
+        experiment = Experiment.build(config)
+        environment = describe(experiment.backend) | {
+            "data_sha256": experiment.data.fingerprint,
+            "set": overrides(options),
+        }
         source = config_text(options.config)
         folder = RunFolder.create(path, config, source, environment, options.overwrite)
-        callbacks: list[Callback] = [folder, signals]
+        part = experiment.data.train
+        callbacks = [
+            *log_callbacks(folder, config.log, part.x, part.y, part.sample_weight),
+            signals,
+        ]
         if not options.quiet:
             callbacks.append(ProgressBar(bar=not options.no_progress))
         try:
-            for line in introduction(config, data, network):
+            for line in introduction(experiment):
                 say(line)
                 folder.log(line)
-            trainer = build_trainer(config, network, len(data.train.x), callbacks)
-            summary = fit_and_save(config, data, weight, trainer, folder)
+            if options.verbose:
+                say(details(environment, path))
+            trainer = experiment.trainer(callbacks)
+            summary = fit_and_save(experiment, trainer, folder)
+            if plots:
+                draw(experiment, trainer, folder, say)
         except (GpumlpError, MemoryError, OSError) as error:
             with suppress(FileError):
                 folder.log(str(error))
@@ -85,137 +123,39 @@ def train(options: argparse.Namespace, say: Say) -> tuple[dict[str, Any], int]:
             folder.log(traceback.format_exc())
             log = folder.path / "run.log"
             raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
-        return summary, signals.exit_code or 0
+        return summary, signals.exit_code
 
 
-def training_weights(config: Config, data: Prepared) -> Array | None:
-    """Return the weights of the training rows: sample weight times class weight, or None."""
-    train = data.train
-    weight = row_weights(train.y, data.targets, config.loss.class_weight, train.x.dtype)
-    if weight is None or train.sample_weight is None:
-        return train.sample_weight if weight is None else weight
-    return weight * train.sample_weight
-
-
-def fit_and_save(
-    config: Config, data: Prepared, weight: Array | None, trainer: Trainer, folder: RunFolder
-) -> dict[str, Any]:
+def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     """Fit, save the model, evaluate all parts, write and return the summary."""
-    train, val, began = data.train, data.val, perf_counter()
-    model_file = folder.path / "model.safetensors"
+    began, model_file = perf_counter(), folder.path / "model.safetensors"
     results: dict[str, dict[str, float]] = {}
     try:
-        trainer.fit(
-            train.x,
-            train.y,
-            epochs=config.train.epochs,
-            max_steps=config.train.max_steps,
-            sample_weight=weight,
-            validation=None if val is None else (val.x, val.y, val.sample_weight),
-        )
+        experiment.fit(trainer)
         seconds = perf_counter() - began
-        model = SavedModel(config, trainer.model, trainer.loss, data.scaler, data.targets)
-        model.save(model_file)
-        for name, part in (("train", train), ("val", val), ("test", data.test)):
-            if part is not None:
-                results[name] = trainer.evaluate(part.x, part.y, part.sample_weight)
-                if not isfinite(results[name]["loss"]):
-                    model_file.unlink()
-                    raise DivergedError(
-                        f"the loss of the {name} part is {results[name]['loss']:g} "
-                        f"after step {trainer.step}; try a smaller optimizer.lr (learning rate)"
-                    )
+        experiment.saved_model(trainer).save(model_file)
+        results = experiment.evaluate(trainer)
     except DivergedError as error:
+        model_file.unlink(missing_ok=True)
         trainer.stop_reason = str(error)
-        folder.write_summary(_summary("diverged", config, trainer, {}, perf_counter() - began))
+        folder.write_summary(experiment.summary("diverged", trainer, {}, perf_counter() - began))
         raise
     status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"
-    summary = _summary(status, config, trainer, results, seconds)
+    summary = experiment.summary(status, trainer, results, seconds)
     summary["run_dir"] = str(folder.path)
     folder.write_summary(summary)
     folder.log(f"{status}: {to_json(results)}")
     return summary
 
 
-def introduction(config: Config, data: Prepared, network: Sequential) -> list[str]:
-    """Return what is about to be trained, on what, in two lines."""
-
-    def rows(name: str, part: Part | None) -> str:
-        return f", {len(part.x):,} {name}" if part is not None else ""
-
-    sizes = [network.n_in, *(layer.n_out for layer in network.layers if hasattr(layer, "n_out"))]
-    classes = f", {len(data.targets.classes)} classes" if data.targets.classes else ""
-    return [
-        f"{config.name}: {len(data.train.x):,} rows to train on{rows('val', data.val)}"
-        f"{rows('test', data.test)}; {network.n_in} features{classes}",
-        f"network {'-'.join(map(str, sizes))}, {network.flat.count:,} parameters; "
-        f"{config.optimizer.name}, lr {config.optimizer.lr:g}; "
-        f"{_device(config, network.backend)}, {config.precision}",
-    ]
-
-
-def _device(config: Config, backend: Backend) -> str:
-    """Return the device, and with "auto" why it was chosen."""
-    if config.device != "auto" or backend.name != "cpu":
-        return backend.name
+def draw(experiment: Experiment, trainer: Trainer, folder: RunFolder, say: Say) -> None:
+    """Write the plots; what goes wrong there is said, and the run is done all the same."""
     try:
-        get_backend("cuda")
-    except DeviceError as error:
-        return f"cpu (no CUDA: {str(error).split(';')[0]})"
-    return backend.name
-
-
-def _summary(
-    status: str, config: Config, trainer: Trainer, results: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    training = sum(record["seconds"] for record in trainer.history)
-    samples = sum(record["seconds"] * record["samples_per_s"] for record in trainer.history)
-    return {
-        "status": status,
-        "name": config.name,
-        "epochs": trainer.epoch,
-        "steps": trainer.step,
-        "best_epoch": trainer.best_epoch,
-        "stop_reason": trainer.stop_reason,
-        **results,
-        "parameters": trainer.model.flat.count,
-        "seconds": seconds,
-        "samples_per_s": samples / training if training else 0.0,
-        "device": trainer.model.backend.name,
-        "precision": config.precision,
-        "engine": trainer.engine,
-        "seed": config.seed,
-    }
-
-
-def report(summary: dict[str, Any]) -> str:
-    """Return the summary for reading.
-
-    >>> print(report({"test": {"loss": 0.25, "accuracy": 0.9}, "status": "done", "epochs": 3,
-    ...     "steps": 30, "seconds": 0.5, "samples_per_s": 6000.0, "stop_reason": None,
-    ...     "best_epoch": None, "run_dir": "runs/digits"}))
-    test   loss 0.2500  accuracy 0.9000
-    done: 3 epochs, 30 steps in 0.5 s (6,000 samples/s)
-    run folder: runs/digits
-    """
-    lines = [
-        f"{part:5}  " + "  ".join(f"{name} {value:.4f}" for name, value in summary[part].items())
-        for part in ("train", "val", "test")
-        if part in summary
-    ]
-    reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
-    best = f", parameters of epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
-    lines += [
-        f"{summary['status']}{reason}: {_count(summary['epochs'], 'epoch')}, "
-        f"{_count(summary['steps'], 'step')} in "
-        f"{summary['seconds']:.1f} s ({summary['samples_per_s']:,.0f} samples/s){best}",
-        f"run folder: {summary['run_dir']}",
-    ]
-    return "\n".join(lines)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+        place = folder.path / "plots"
+        write_plots(place, experiment.config.name, trainer, experiment.predictions(trainer))
+    except Exception as error:
+        folder.log(traceback.format_exc())
+        say(f"warning: no plots: {error}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -223,10 +163,21 @@ def run(options: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         if not options.quiet:
-            print(text, file=sys.stderr)
+            print(text, file=sys.stderr, flush=True)
 
-    summary, code = train(options, say)
-    print(to_json(summary) if options.json else report(summary), flush=True)
+    if options.overwrite and options.run_dir is None:
+        raise ConfigError("--overwrite needs --run-dir, which says what to replace")
+    config = load_config(options.config, overrides(options))
+    if options.print_config:
+        print(dump_config(config), end="")
+        return 0
+    if options.dry_run:
+        experiment = Experiment.build(config)
+        found = dry_run(experiment)
+        print(to_json(found) if options.json else dry_run_report(experiment, found))
+        return 0
+    summary, code = train(config, options, say)
+    print(to_json(summary) if options.json else result(summary), flush=True)
     return code
 
 

@@ -3,21 +3,23 @@
 It knows protocols only: engines run steps, callbacks watch; no files, no arguments, no kernels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from math import isfinite
+from operator import index
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from .backend import Array
-from .engine import Batches, Engine, TrainingStep, get_engine
+from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
 from .errors import DivergedError
 from .losses import Loss, PointwiseLoss, SoftmaxCrossEntropy
 from .metrics import evaluate, select
 from .model import Sequential
 from .optimizers import Optimizer
+from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
 
 Record = dict[str, Any]
@@ -81,6 +83,10 @@ class Trainer:
         engine: "auto", "eager" or "graph", see `engine`.
         metrics: names of validation metrics, see `metrics.METRICS`; by default the task's.
         callbacks: called at each event, in this order.
+        unscale: turns targets (N, K) and predictions of a regression on scaled targets, NumPy
+            arrays, into the units of the data: metrics are computed there, the loss is not.
+        class_weight: (C,), what the loss of a row with that label counts, besides its sample
+            weight, in training as in `evaluate`; accuracy and metrics use sample weights only.
 
     Raises ValueError for values out of range.
 
@@ -111,18 +117,27 @@ class Trainer:
         engine: str = "auto",
         metrics: Sequence[str] | None = None,
         callbacks: Iterable[Callback] = (),
+        unscale: Callable[[np.ndarray], np.ndarray] | None = None,
+        class_weight: Array | None = None,
     ) -> None:
-        if batch_size != "full" and (isinstance(batch_size, str) or batch_size < 1):
-            raise ValueError(f'batch_size must be a positive integer or "full", got {batch_size!r}')
-        if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        if batch_size != "full":
+            batch_size = _whole_number("batch_size", batch_size, 1, ' or "full"')
+        if engine not in ("auto", *ENGINES):
+            raise ValueError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.schedule = schedule or Constant()
-        self.batch_size, self.accumulate, self.shuffle = batch_size, accumulate, shuffle
-        self.seed, self.engine = seed, engine
+        self.batch_size, self.shuffle, self.engine = batch_size, shuffle, engine
+        self.accumulate = _whole_number("accumulate", accumulate, 1)
+        self.seed = _whole_number("seed", seed, 0)
         self.callbacks = list(callbacks)
         self.task = _task(loss, model)
-        self.metrics = [metric.name for metric in select(self.task, metrics)]
+        self.metrics = [metric.name for metric in select(self.task, metrics, model.n_out)]
+        if unscale is not None and self.task != "regression":
+            raise ValueError(f"unscale is for regression, the task is {self.task}")
+        self.unscale = unscale
+        self.class_weight = None
+        if class_weight is not None:
+            self.class_weight = as_class_weight(model, self.task, class_weight)
         self.history = History()
         self.epoch = 0  # the epoch under way, counted from 1
         self.best_epoch: int | None = None
@@ -160,11 +175,18 @@ class Trainer:
             validation: (x, y) or (x, y, sample_weight), evaluated after each epoch.
 
         Returns the history, also of earlier calls. Raises DivergedError when the loss is no longer
-        finite, and ValueError when lengths do not fit.
+        finite, and before anything is changed ValueError for data that do not fit (see `samples`).
         """
-        batches = self._batches(x, y, sample_weight)
-        training = TrainingStep(self.model, self.loss, self.optimizer, batches)
-        engine = get_engine(self.engine, training)
+        epochs = _whole_number("epochs", epochs, 1)
+        if max_steps is not None:
+            max_steps = _whole_number("max_steps", max_steps, 1)
+        data, held_out = self._samples("", x, y, sample_weight), None
+        if validation is not None:
+            if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+                raise ValueError("validation must be (x, y) or (x, y, sample_weight)")
+            held_out = self._samples("validation ", *validation)
+        training = TrainingStep(self.model, self.loss, self.optimizer, self._batches(data))
+        batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
         self.stop_reason, self.best_epoch = None, None
         self.last_epoch = self.epoch + epochs
@@ -177,50 +199,67 @@ class Trainer:
             self._call("on_train_begin")
             with self.model.backend.threads_for(largest):
                 while self.step < self.last_step and self.stop_reason is None:
-                    self._epoch(engine, training, validation)
+                    self._epoch(engine, training, held_out)
         finally:
             self._call("on_train_end")
         return self.history
 
-    def _batches(self, x: Array, y: Array, sample_weight: Array | None) -> Batches:
-        """Return the data on the device, after looking whether its parts fit each other."""
-        backend, rows = self.model.backend, len(x)
-        for name, array in (("y", y), ("sample_weight", sample_weight)):
-            if array is not None and len(array) != rows:
-                raise ValueError(f"x has {rows} rows, {name} has {len(array)}")
-        if rows == 0:
-            raise ValueError("there are no rows to train on")
-        target = self.loss.as_target(y, backend)
-        if self.model.n_out is not None:
-            self.loss.check_target(target, rows, self.model.n_out)
-        weight = host_weight = None
-        if sample_weight is not None:
-            weight = backend.asarray(sample_weight)
-            host_weight = backend.to_numpy(weight).astype(np.float64)
-            if not (host_weight >= 0).all():
-                raise ValueError("sample weights must be >= 0")
+    def _samples(
+        self, part: str, x: Array, y: Array, sample_weight: Array | None = None
+    ) -> Samples:
+        return as_samples(self.model, self.loss, x, y, sample_weight, self.class_weight, part)
+
+    def _batches(self, data: Samples) -> Batches:
+        """Return what an engine takes its batches from."""
+
+        def on_host(weight: Array | None) -> np.ndarray | None:
+            return None if weight is None else backend.to_numpy(weight).astype(np.float64)
+
+        backend, counted = self.model.backend, None
+        if self.class_weight is not None:
+            counted = data.sample_weight
+            if counted is None:
+                counted = backend.xp.ones_like(data.loss_weight)
         return Batches(
-            x=backend.asarray(x),
-            target=target,
-            weight=weight,
-            size=rows if self.batch_size == "full" else int(self.batch_size),
+            x=data.x,
+            target=data.target,
+            weight=data.loss_weight,
+            size=len(data.x) if self.batch_size == "full" else int(self.batch_size),
             accumulate=self.accumulate,
             shuffle=self.shuffle,
             seed=self.seed,
-            host_weight=host_weight,
+            host_weight=on_host(data.loss_weight),
+            count_weight=counted,
+            host_count_weight=on_host(counted),
         )
 
-    def _epoch(
-        self, engine: Engine, training: TrainingStep, validation: tuple[Array, ...] | None
-    ) -> None:
-        """Run one epoch, or what is left of it before `last_step`."""
+    def _epoch(self, engine: Engine, training: TrainingStep, held_out: Samples | None) -> None:
+        """Run one epoch, or what is left of it before `last_step`, and add its record."""
+        first = self.step
+        factors = self.schedule.table(first, training.batches.steps)
         self.epoch += 1
-        batches, first = training.batches, self.step
-        end = min(first + batches.steps, self.last_step)
-        factors = self.schedule.table(first, batches.steps)
-        training.begin_epoch(self.epoch - 1, first, factors)
-        self._call("on_epoch_begin")
-        began, n = perf_counter(), 1
+        try:
+            training.begin_epoch(self.epoch - 1, first, factors)
+            self._call("on_epoch_begin")
+            began = perf_counter()
+            self._steps(engine, training, min(first + len(factors), self.last_step))
+        finally:
+            if self.step == first:  # stopped, or failed, before its first step
+                self.epoch -= 1
+        if self.step == first:
+            return
+        training.backend.synchronize()
+        record = self._record(training, first, factors, perf_counter() - began)
+        if held_out is not None:
+            record |= {f"val_{name}": v for name, v in self._evaluate(held_out).items()}
+        self.history.append(record)
+        self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, record)
+
+    def _steps(self, engine: Engine, training: TrainingStep, end: int) -> None:
+        """Run the steps before `end`, calling callbacks between them."""
+        n = 1
         while self.step < end and self.stop_reason is None:
             n = min(n, self._next_event(end) - self.step)
             started, before = perf_counter(), self.step
@@ -233,18 +272,6 @@ class Trainer:
                 if callback.every_steps and self.step % callback.every_steps == 0:
                     callback.on_step(self)
             self._call("on_progress")
-        if self.step == first:  # stopped before the first step
-            self.epoch -= 1
-            return
-        training.backend.synchronize()
-        seconds = perf_counter() - began
-        record = self._record(training, first, factors, seconds)
-        if validation is not None:
-            record |= {f"val_{name}": v for name, v in self.evaluate(*validation).items()}
-        self.history.append(record)
-        self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
-        for callback in self.callbacks:
-            callback.on_epoch_end(self, record)
 
     def _next_event(self, end: int) -> int:
         """Return the next step at which a callback wants to be called, at most `end`."""
@@ -289,24 +316,37 @@ class Trainer:
         if self.optimizer.has_penalty:
             record["penalty"] = self.optimizer.penalty()
         if self.loss.counts_correct:
-            record["accuracy"] = correct / batches.weight_taken
+            record["accuracy"] = correct / batches.count_taken
         return record | {"samples_per_s": rows / seconds, "seconds": seconds}
 
     def evaluate(self, x: Array, y: Array, sample_weight: Array | None = None) -> dict[str, float]:
-        """Return the cost ("loss") and the metrics of rows x (N, D) with targets y."""
+        """Return the cost ("loss") and the metrics of rows x (N, D) with targets y.
+
+        With `class_weight` the loss counts class weights, and metrics do not; with `unscale`
+        metrics are in the units of the data ("rmse" of a price in its currency), and the loss is
+        that of the scaled targets. Raises ValueError for data that do not fit, as `fit` does.
+        """
+        return self._evaluate(self._samples("", x, y, sample_weight))
+
+    def _evaluate(self, data: Samples) -> dict[str, float]:
         backend, loss = self.model.backend, copy(self.loss)
         loss.backend = backend
         with np.errstate(all="ignore"):  # a diverged network is found by its loss
-            z = self.model.predict(x)
-            loss.forward(z, y, sample_weight)
+            z = self.model.predict(data.x)
+            loss.forward(z, data.target, data.loss_weight)
+            target = backend.to_numpy(data.target)
             prediction = backend.to_numpy(self.loss.link(z, backend))
-        target = backend.to_numpy(self.loss.as_target(y, backend))
-        weight = None if sample_weight is None else backend.to_numpy(sample_weight)
+            if self.unscale is not None:
+                target, prediction = self.unscale(target), self.unscale(prediction)
+        weight = None if data.sample_weight is None else backend.to_numpy(data.sample_weight)
         metrics = evaluate(self.task, target, prediction, self.metrics, weight)
         return {"loss": loss.cost} | metrics
 
     def predict(self, x: Array) -> Array:
-        """Return predictions for rows x (N, D): probabilities, rates or values, (N, K)."""
+        """Return predictions for rows x (N, D): probabilities, rates or values, (N, K).
+
+        Values are those the loss compares with targets: with `unscale`, scaled ones.
+        """
         return self.loss.link(self.model.predict(x), self.model.backend)
 
     def _call(self, event: str) -> None:
@@ -321,3 +361,10 @@ def _task(loss: Loss, model: Sequential) -> str:
     if isinstance(loss, PointwiseLoss) and loss.name == "bce":
         return "binary" if model.n_out == 1 else "multilabel"
     return "regression"
+
+
+def _whole_number(name: str, value: Any, least: int, more: str = "") -> int:
+    if isinstance(value, (bool, str)) or not hasattr(value, "__index__") or value < least:
+        wanted = f"a whole number, at least {least}{more}"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return index(value)

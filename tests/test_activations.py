@@ -142,3 +142,10 @@ def test_every_activation_has_a_layer():
 def test_an_unknown_name_is_refused_with_the_names_there_are(name):
     with pytest.raises(ValueError, match=rf"'{name}'.*{', '.join(ACTIVATIONS)}"):
         get_activation(name)
+
+
+@pytest.mark.parametrize("function", [forward, derivative])
+def test_silu_far_to_the_left_is_0(function):
+    z = -np.array([1e9, 1e33, 1e36, 3e38], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        assert abs(function("silu", z)).max() < 2e-5

@@ -26,6 +26,7 @@ from gpumlp.backend import (
     Backend,
     RecordingBackend,
     Workspace,
+    choose_backend,
     get_backend,
 )
 from gpumlp.backend.cuda import CudaBackend
@@ -956,6 +957,59 @@ def test_an_unknown_precision_is_refused(precision):
 
 def test_a_backend_is_passed_through(backend):
     assert get_backend(backend) is backend
+    assert get_backend(backend, backend.dtype.name) is backend
+
+
+@pytest.mark.parametrize(("precision", "other"), [("fp32", "fp64"), ("fp64", "float32")])
+def test_a_backend_of_another_precision_is_refused(precision, other):
+    with pytest.raises(ValueError, match=rf"Backend\('cpu', .*\) cannot be used for {other}"):
+        get_backend(get_backend("cpu", precision), other)
+
+
+@pytest.mark.usefixtures("no_cupy")
+def test_auto_says_why_it_did_not_take_cuda():
+    backend, reason = choose_backend("auto", "fp64")
+    assert backend == get_backend("cpu", "fp64")
+    assert reason.startswith("CuPy is not installed; pip install")
+    assert choose_backend("cpu") == (get_backend("cpu"), None)
+
+
+def test_auto_gives_no_reason_for_cuda(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", stand_in(devices=1))
+    backend, reason = choose_backend("auto")
+    assert (backend.name, reason) == ("cuda:0", None)
+
+
+def test_backends_are_equal_when_device_and_type_are():
+    assert get_backend("cpu") == get_backend("cpu")
+    assert hash(get_backend("cpu")) == hash(get_backend("cpu"))
+    assert get_backend("cpu") != get_backend("cpu", "fp64")
+    recorder = RecordingBackend(get_backend("cpu"), Workspace(get_backend("cpu")))
+    assert get_backend("cpu") != recorder
+    assert get_backend("cpu") != "cpu"
+
+
+def test_constants_of_many_batch_sizes_are_few_and_right():
+    """Of vectors twice as long each time there is one for every doubling, however many sizes."""
+    backend = Backend()
+    for rows in range(1, 200):
+        np.testing.assert_array_equal(backend._constant("ones", rows), np.ones(rows))
+        np.testing.assert_array_equal(backend._constant("numbers", rows), np.arange(rows))
+        ranks = backend._constant("ranks", rows)
+        assert (np.diff(ranks) == -1).all()
+        assert ranks[-1] >= 1
+        products = np.arange(rows) * 0x9E3779B1 % 2**32
+        np.testing.assert_array_equal(backend._constant(0x9E3779B1, rows), products)
+    held = sum(array.nbytes for array in backend._constants.values())
+    assert len(backend._constants) == 4 * 9  # 1, 2, 4, ..., 256
+    assert held <= 4 * 2 * 256 * 8
+
+
+def test_the_vector_of_a_size_stays_the_same_memory():
+    backend = Backend()
+    first = backend._constant("ones", 5)
+    backend._constant("ones", 1000)
+    assert np.shares_memory(first, backend._constant("ones", 5))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""benchmarks/training.py: run in its quick form, and its arithmetic on its own."""
+"""The benchmarks: run in their quick form, and their arithmetic on its own."""
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from gpumlp.errors import DeviceError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PEERS = {"torch": "torch", "jax": "jax", "sklearn": "sklearn"}
+PNG = b"\x89PNG\r\n"
 FIELDS = {
     "net": str,
     "batch": int,
@@ -34,9 +36,13 @@ FIELDS = {
 
 
 def run_training(*arguments):
+    return run_script("training.py", *arguments)
+
+
+def run_script(name, *arguments):
     paths = [str(Path(gpumlp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, str(BENCHMARKS / "training.py"), *arguments],
+        [sys.executable, str(BENCHMARKS / name), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -56,8 +62,17 @@ def benchmark_module(monkeypatch):
             del sys.modules[name]
 
 
-def installed(peer):
-    return importlib.util.find_spec(PEERS[peer]) is not None
+def installed(module):
+    return importlib.util.find_spec(module) is not None
+
+
+def gpu_problem():
+    """Why there is no usable GPU, or nothing."""
+    try:
+        get_backend("cuda")
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +80,7 @@ def installed(peer):
     [
         pytest.param(
             peer,
-            marks=pytest.mark.skipif(not installed(peer), reason=f"{peer} is not installed"),
+            marks=pytest.mark.skipif(not installed(PEERS[peer]), reason=f"{peer} is not installed"),
         )
         for peer in PEERS
     ],
@@ -74,6 +89,7 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
     file = tmp_path / "out.json"
     options = ["--quick", "--rounds", "1", "--nets", "12-8-3@50", "--what", "step,epoch"]
     options += ["--optimizers", "sgd,adam", "--peers", peer, "--out", str(file)]
+    options += ["--plot", str(tmp_path / "out.png")] if installed("matplotlib") else []
     done = run_training(*options)
     assert done.returncode == 0, done.stderr
     results = json.loads(file.read_text())
@@ -107,6 +123,8 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
     assert environment["systems"]["gpumlp"]["threads"] >= 1
     assert {start["system"] for start in environment["starts"]} == {kind[2] for kind in kinds}
     assert done.stdout.splitlines()[-1].startswith("ratio:")
+    if installed("matplotlib"):
+        assert (tmp_path / "out.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +137,8 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
         (["--what", "weeks"], "unknown what 'weeks'; choose from step, epoch"),
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
         (["--device", "cuda", "--peers", "sklearn"], "'sklearn' runs on the CPU only"),
+        (["--out", "no/such/file.json"], "no/such/file.json: there is no folder no/such"),
+        (["--plot", "no/such/file.png"], "no/such/file.png: there is no folder no/such"),
     ],
 )
 def test_a_wrong_option_exits_2_and_says_what_is_allowed(options, message):
@@ -130,16 +150,25 @@ def test_a_wrong_option_exits_2_and_says_what_is_allowed(options, message):
     assert "Traceback" not in done.stderr
 
 
-def test_cuda_without_a_gpu_exits_5_with_the_line_that_fixes_it():
-    try:
-        get_backend("cuda")
-    except DeviceError as error:
-        reason = str(error)
-    else:
+@pytest.mark.parametrize("script", ["training.py", "cpu_vs_gpu.py"])
+def test_cuda_without_a_gpu_exits_5_with_the_line_that_fixes_it(script):
+    if not gpu_problem():
         pytest.skip("there is a GPU")
-    done = run_training("--device", "cuda", "--peers", "none")
+    done = run_script(script, "--device", "cuda")
     assert (done.returncode, done.stdout) == (5, "")
-    assert reason in done.stderr
+    assert gpu_problem() in done.stderr
+
+
+@pytest.mark.parametrize("script", ["training", "cpu_vs_gpu"])
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    script, benchmark_module, monkeypatch, capsys
+):
+    parse = benchmark_module(script).parse
+    monkeypatch.setattr(benchmark_module("figure"), "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        parse(["--plot", "out.png", "--peers", "none"][: 4 if script == "training" else 2])
+    assert caught.value.code == 2
+    assert '--plot needs matplotlib: pip install "gpumlp[bench]"' in capsys.readouterr().err
 
 
 def test_the_ratio_is_the_median_over_rounds_not_the_ratio_of_medians(benchmark_module):
@@ -184,3 +213,281 @@ def test_gpumlp_steps_and_epochs_visit_every_row_once(benchmark_module):
     assert contender.training.optimizer.steps == 9 + 10
     contender.prepare(1)
     assert contender.epochs_begun == 4
+
+
+# ------------------------------------------------------------------------- cpu_vs_gpu.py
+
+
+def test_quick_cpu_vs_gpu_times_all_batch_sizes_and_writes_the_fixed_json(tmp_path):
+    file, plot = tmp_path / "out.json", tmp_path / "out.png"
+    options = ["--quick", "--rounds", "1", "--nets", "12-8-3@50,5-4@7", "--batches", "50,16"]
+    options += ["--out", file, *(["--plot", plot] if installed("matplotlib") else [])]
+    done = run_script("cpu_vs_gpu.py", *options)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(file.read_text())
+    devices = ["cpu"] if gpu_problem() else ["cpu", "cuda"]
+    sizes = [("12-8-3", 16), ("12-8-3", 50), ("5-4", 7), ("5-4", 16), ("5-4", 50)]
+    rows, environment = results["rows"], results["environment"]
+    measured = [(row["net"], row["batch"], row["device"]) for row in rows]
+    assert measured == [(*size, device) for size in sizes for device in devices]
+    for row in rows:
+        fields = FIELDS | {"speed_up": float}
+        assert {name: type(value) for name, value in row.items()} == fields
+        assert (row["system"], row["what"], row["ratio"]) == ("gpumlp", "step", 1.0)
+        assert row["samples_per_s"] == pytest.approx(row["batch"] / row["seconds"]["median"])
+    assert set(environment["peak_gflops"]) == set(devices)
+    if gpu_problem():
+        assert f"no GPU, so this is the CPU half alone: {gpu_problem()}" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("speed-up:")
+    if installed("matplotlib"):
+        assert plot.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nets", "784"], "unknown net '784'"),
+        (["--batches", "16,x"], "batches must be positive integers, as in 16,64, got '16,x'"),
+        (["--batches", "0"], "batches must be positive integers"),
+        (["--rounds", "0"], "rounds must be at least 1, got 0"),
+        (["--out", "no/such/file.json"], "there is no folder no/such"),
+    ],
+)
+def test_a_wrong_option_of_cpu_vs_gpu_exits_2_and_says_what_is_allowed(
+    options, message, benchmark_module, capsys
+):
+    with pytest.raises(SystemExit) as caught:
+        benchmark_module("cpu_vs_gpu").parse(options)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+class StandInWorker:
+    """A device that takes the seconds it is told to, and trains right or too fast."""
+
+    def __init__(self, seconds, problem, peak, pace=1.0):
+        self.seconds, self.problem, self.peak, self.pace = iter(seconds), problem, peak, pace
+        self.about = {"versions": {}}
+
+    def ask(self, command, **arguments):
+        match command:
+            case "peak":
+                return {"gflops": self.peak}
+            case "build":
+                return {"seconds": 0.5, "engine": "graph"}
+            case "check":
+                moved = {"loss": self.problem.loss(self.problem.trained(arguments["steps"]))}
+                norms = self.norms(self.problem, arguments["steps"])
+                return moved | {"norms": [self.pace * norm for norm in norms], "seconds": 0.1}
+            case "run":
+                return {"seconds": arguments["steps"] * next(self.seconds)}
+        raise AssertionError(command)
+
+
+@pytest.fixture
+def stand_ins(benchmark_module, monkeypatch):
+    """A bench of both devices whose steps take 4, 6, 8 and 1, 3, 2 seconds."""
+    problem, bench = benchmark_module("problem"), benchmark_module("cpu_vs_gpu")
+    monkeypatch.setattr(benchmark_module("rounds"), "PAUSE", 0)
+    net = problem.Net.parse("4-3-3@5")
+    data = problem.Problem(net, net.rows(3000), "sgd", "cpu")
+    StandInWorker.norms = staticmethod(
+        lambda data, steps: problem.update_norms(data.weights(), data.trained(steps))
+    )
+
+    def make(pace=1.0):
+        cpu = StandInWorker([9, 9, 4, 6, 8], data, peak=1.0)
+        cuda = StandInWorker([5, 5, 1, 3, 2], data, peak=100.0, pace=pace)
+        return bench.DeviceBench({"cpu": cpu, "cuda": cuda}, True, 3), net
+
+    return make
+
+
+def test_a_speed_up_is_the_median_over_rounds_and_the_peak_each_devices_own(stand_ins):
+    bench, net = stand_ins()
+    bench.measure_batch(net)
+    cpu, cuda = bench.rows
+    assert (cpu["device"], cuda["device"]) == ("cpu", "cuda")
+    assert (cpu["seconds"]["median"], cuda["seconds"]["median"]) == (6, 2)
+    assert (cpu["speed_up"], cuda["speed_up"]) == (1, 4)  # of 4, 2, 4
+    assert cpu["floor_seconds"] == pytest.approx(100 * cuda["floor_seconds"])
+
+
+def test_a_device_that_trains_something_else_is_not_timed(stand_ins, benchmark_module):
+    bench, net = stand_ins(pace=1.01)
+    wrong = "gpumlp on cuda does not train what gpumlp trains: after 3 steps"
+    with pytest.raises(benchmark_module("rounds").CheckError, match=wrong):
+        bench.measure_batch(net)
+    assert bench.rows == []
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_plain_formulas_of_the_check_are_what_gpumlp_computes(benchmark_module, steps):
+    problem = benchmark_module("problem")
+    contenders = benchmark_module("contenders")
+    data = problem.Problem(problem.Net.parse("6-5-4-3@10"), 80, "sgd", "cpu")
+    contender = contenders.Gpumlp(data)
+    contender.prepare(steps)
+    contender.run(steps)
+    for ours, plain in zip(contender.weights(), data.trained(steps), strict=True):
+        for a, b in zip(ours, plain, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+    assert min(problem.update_norms(data.weights(), data.trained(steps))) > 0
+
+
+# ------------------------------------------------------------------------- tables.py
+
+TABLE = "before\n<!-- table: cpu/training.json -->\n<!-- end -->\nafter\n"
+
+
+@pytest.fixture
+def tables(benchmark_module):
+    return benchmark_module("tables")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder of results with a file of each kind."""
+    environment = {"cpu": "A CPU", "cpu_count": 2, "python": "3.11.7", "date": "2026-01-02"}
+    environment |= {"systems": {"gpumlp": {"versions": {"numpy": "2.4"}}}}
+    environment |= {"packages": {"gpumlp": "0.1.0"}}
+    row = {"net": "4-3-3", "batch": 5, "optimizer": "sgd", "device": "cpu", "what": "step"}
+    row |= {"samples_per_s": 1234.5, "floor_seconds": 0.001}
+    systems = [("gpumlp", 0.002, 1.0), ("torch", 0.0011, 0.55), ("jax", 0.2504, 1.5)]
+    rows = [
+        row | {"system": system, "seconds": {"median": seconds}, "ratio": ratio}
+        for system, seconds, ratio in systems
+    ]
+    devices = [rows[0] | {"speed_up": 1.0}, rows[0] | {"device": "cuda", "speed_up": 12.34}]
+    (tmp_path / "cpu").mkdir()
+    for name, content in (("training", rows), ("cpu_vs_gpu", devices)):
+        text = json.dumps({"environment": environment, "rows": content})
+        (tmp_path / "cpu" / f"{name}.json").write_text(text)
+    return tmp_path
+
+
+def test_a_table_of_training_has_a_line_for_each_net_and_marks_faster_peers(tables, results):
+    assert tables.with_tables(TABLE, results) == (
+        "before\n<!-- table: cpu/training.json -->\n"
+        "| ms | gpumlp | torch (ratio) | jax (ratio) |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        "| step of 4-3-3 @ 5, sgd | 2.00 | 1.10 (**0.55**) | 250 (1.50) |\n"
+        "\n"
+        "Ratio: seconds / seconds of gpumlp in the same round; bold: faster than gpumlp.\n"
+        "A CPU, 2 cores, Python 3.11.7, gpumlp 0.1.0, numpy 2.4, 2026-01-02; "
+        "benchmarks/results/cpu/training.json\n"
+        "<!-- end -->\nafter\n"
+    )
+
+
+def test_a_table_of_devices_has_columns_for_each(tables, results):
+    text = tables.with_tables("<!-- table: cpu/cpu_vs_gpu.json -->\n<!-- end -->", results)
+    assert text.splitlines()[1] == (
+        "| net @ batch | ms/step, cpu | samples/s, cpu | of peak, cpu "
+        "| ms/step, cuda | samples/s, cuda | of peak, cuda | speed-up |"
+    )
+    assert text.splitlines()[3] == (
+        "| 4-3-3 @ 5 | 2.00 | 1,234 | 50% | 2.00 | 1,234 | 50% | 12.3 |"
+    )
+
+
+def test_check_finds_what_was_typed_by_hand_and_a_run_repairs_it(tables, results, capsys):
+    file = results / "text.md"
+    file.write_text(TABLE)
+    options = ["--file", str(file), "--results", str(results)]
+    assert tables.main([*options, "--check"]) == 1
+    assert file.read_text() == TABLE
+    assert tables.main(options) == 0
+    right = file.read_text()
+    assert tables.main([*options, "--check"]) == 0
+    capsys.readouterr()
+    file.write_text(right.replace("1.10", "9.99"))
+    assert tables.main([*options, "--check"]) == 1
+    out, err = capsys.readouterr()
+    assert "-| step of 4-3-3 @ 5, sgd | 2.00 | 9.99" in out
+    assert "+| step of 4-3-3 @ 5, sgd | 2.00 | 1.10" in out
+    assert err == "run python benchmarks/tables.py\n"
+    assert tables.main(options) == 0
+    assert file.read_text() == right
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: cpu/training.json -->\n", "needs its <!-- end -->"),
+        ("<!-- table: no.json -->\n<!-- end -->\n", "no.json: no results of a benchmark"),
+        ("<!-- table: bad.json -->\n<!-- end -->\n", "bad.json: no results of a benchmark"),
+    ],
+)
+def test_a_table_that_cannot_be_made_exits_2(tables, results, capsys, text, message):
+    (results / "bad.json").write_text('{"rows": []}')
+    file = results / "text.md"
+    file.write_text(text)
+    assert tables.main(["--file", str(file), "--results", str(results)]) == 2
+    assert message in capsys.readouterr().err
+    assert file.read_text() == text
+
+
+def test_the_readme_is_in_step_with_the_committed_results(tables):
+    assert tables.main(["--check"]) == 0
+
+
+def committed():
+    return sorted((BENCHMARKS / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("file", committed(), ids=lambda file: file.stem)
+def test_every_committed_result_gives_a_table(file, tables):
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "rows" not in content:
+        pytest.skip("not of training.py or cpu_vs_gpu.py")
+    name = file.relative_to(BENCHMARKS / "results").as_posix()
+    assert len(tables.table(BENCHMARKS / "results", name).splitlines()) > 3
+
+
+# ------------------------------------------------------------------------- on_gpu.sh
+
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+
+
+@needs_bash
+def test_on_gpu_runs_every_step_whatever_fails_and_says_how_each_ended(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    script = shutil.copy(BENCHMARKS / "on_gpu.sh", tmp_path / "benchmarks")
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n-) cat > /dev/null; echo a-gpu ;;\n'
+        '*pytest*) exit 3 ;;\n*) echo "ran $*" ;;\nesac\n'
+    )
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        ["bash", script, str(stand_in)], capture_output=True, text=True, timeout=60
+    )
+    out = tmp_path / "benchmarks" / "results" / "a-gpu"
+    ended = dict(
+        line.split(" after")[0].split(": exit ") for line in open_lines(out / "summary.txt")
+    )
+    assert ended["tests"] == "3"
+    assert done.returncode == 1
+    others = ["doctor", "smoke", "training-sgd", "training-adam", "cpu_vs_gpu"]
+    assert [ended[name] for name in others] == ["0"] * len(others)
+    assert done.stdout.splitlines()[-len(ended) :] == open_lines(out / "summary.txt")
+    assert open_lines(out / "cpu_vs_gpu.txt")[0].startswith("ran benchmarks/cpu_vs_gpu.py --device")
+
+
+def open_lines(path):
+    return path.read_text().splitlines()
+
+
+@needs_bash
+def test_on_gpu_without_a_gpu_exits_5_and_writes_nothing():
+    if not gpu_problem():
+        pytest.skip("there is a GPU")
+    before = sorted((BENCHMARKS / "results").rglob("*"))
+    command = ["bash", str(BENCHMARKS / "on_gpu.sh"), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert gpu_problem() in done.stderr
+    assert sorted((BENCHMARKS / "results").rglob("*")) == before

@@ -229,11 +229,17 @@ def test_the_model_section_reaches_every_hidden_layer():
     assert layers[-1].dropout.rate == 0
 
 
+def test_the_gain_is_that_of_hidden_layers_and_not_of_the_output():
+    layers = network_of(config_of(model={"hidden": [5, 5], "init_gain": 4.0})).layers
+    assert [layer.init_gain for layer in layers] == [4.0, 4.0, 1.0]
+
+
 LAYER_KEYS = {
     "units": (7, lambda layer: layer.n_out, 5),
     "activation": ("gelu", lambda layer: layer.activation.name, "tanh"),
     "dropout": (0.375, lambda layer: layer.dropout.rate, 0.25),
     "init": ("zeros", lambda layer: layer.init, "he_normal"),
+    "init_gain": (4.0, lambda layer: layer.init_gain, 2.5),
     "bias": (False, lambda layer: layer.bias is not None, True),
     "weight_decay": (0.5, lambda layer: layer.weight.weight_decay, None),
     "max_norm": (2.0, lambda layer: layer.weight.max_norm, 1.5),
@@ -248,6 +254,7 @@ def test_every_key_of_a_layer_table_is_tested_here():
 def test_a_layer_table_changes_its_layer_and_no_other(key):
     value, read, default = LAYER_KEYS[key]
     shared = {"activation": "tanh", "dropout": 0.25, "init": "he_normal", "max_norm": 1.5}
+    shared["init_gain"] = 2.5
     tables = [{"units": 5}, {"units": 5} | {key: value}, {"units": 5}]
     layers = network_of(config_of(model=shared | {"layers": tables})).layers
     assert [read(layer) for layer in layers[:3]] == [default, value, default]

@@ -114,19 +114,32 @@ def test_a_single_problem_is_counted_in_the_singular():
             'expected a positive integer or "full", got 0',
         ),
         (
-            {"data": {"source": "x.csv"}},
+            {"data": {"source": "x.xls"}},
             "data.source",
-            'expected "builtin:digits" or the path of an .npz file, got "x.csv"',
+            f'expected "builtin:NAME" with one of {", ".join(schema.BUILTIN)}; '
+            '"mnist"; or a file: .npz, .npy, .csv, .csv.gz or IDX, got "x.xls"',
         ),
-        ({"data": DIGITS | {"test": 0.2}}, "data.test", "expected a table, got 0.2"),
+        (
+            {"data": DIGITS | {"test": 0.2}},
+            "data.test",
+            "expected a table, got 0.2; did you mean {fraction = 0.2}?",
+        ),
         ({"train": {"shuffle": 1}}, "train.shuffle", "expected true or false, got 1"),
         ({"seed": True}, "seed", "expected an integer from 0 to 2^63 - 1, got true"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr", "expected a finite number, got nan"),
-        ({"optimizer": {"lr": "1e-3"}}, "optimizer.lr", 'expected a number, got "1e-3"'),
+        (
+            {"optimizer": {"lr": "1e-3"}},
+            "optimizer.lr",
+            'expected a number, got "1e-3"; did you mean 0.001?',
+        ),
         ({"model": {"dropout": 1}}, "model.dropout", "must be < 1, got 1"),
         ({"optimizer": {"l1": -0.5}}, "optimizer.l1", "must be >= 0, got -0.5"),
         ({"schedule": {"gamma": 2}}, "schedule.gamma", "must be <= 1, got 2"),
-        ({"model": {"hidden": 5}}, "model.hidden", "expected a list, got 5"),
+        (
+            {"model": {"hidden": 5}},
+            "model.hidden",
+            "expected a list, got 5; did you mean [5]?",
+        ),
         (
             {"model": {"layers": [{"units": 3}, {"units": 3, "dropout": 2}]}},
             "model.layers[1].dropout",
@@ -208,7 +221,7 @@ def test_a_problem_names_the_key_what_is_allowed_and_what_was_given(sections, ke
 
 
 def test_a_configuration_without_data_lacks_its_source():
-    text = 'must be given: "builtin:digits", or the path of an .npz file'
+    text = 'must be given: "builtin:digits", "mnist", or the path of a file'
     assert problems_of({}) == {"data.source": text}
     assert problems_of({"data": {}}) == {"data.source": text}
 
@@ -303,8 +316,12 @@ def out_of_range(spec: dict[str, Any]) -> Iterator[Any]:
             yield from (float("nan"), float("inf"), -float("inf"))
         if {"enum", "const", "pattern"} & set(option):
             yield "no/such word"
+        if "minLength" in option:
+            yield ""
+        if "minItems" in option:
+            yield []
         if "prefixItems" in option:
-            yield from ([], [0.5] * 3)
+            yield [0.5] * 3
         for part in option.get("prefixItems", [option["items"]] if "items" in option else []):
             yield from ([value, 0.5] for value in out_of_range(resolved(part)))
         if isinstance(option.get("additionalProperties"), dict):
@@ -350,7 +367,8 @@ def test_every_key_refuses_values_out_of_its_range(key):
 
 
 def test_only_free_text_switches_and_tables_have_no_range():
-    free = {"data.features", "data.target", "data.sample_weight", "early_stopping.monitor"}
+    free = {"data.path", "data.sample_weight", "data.test.target", "data.val.target"}
+    free |= {"early_stopping.monitor"}
     without = {
         key
         for key, (_, spec) in KEYS.items()
@@ -408,14 +426,13 @@ def values(spec: dict[str, Any]) -> st.SearchStrategy[Any]:
             return st.floats(low, high, allow_infinity=False, allow_nan=False, **ends)
         case "string":
             text = st.characters(codec="utf-8")
-            pattern = spec.get("pattern", "").strip("^$")
-            return (
-                st.from_regex(pattern, fullmatch=True, alphabet=text) if pattern else st.text(text)
-            )
+            if "pattern" in spec:
+                return st.from_regex(spec["pattern"], fullmatch=True, alphabet=text)
+            return st.text(text, min_size=spec.get("minLength", 0))
         case "array":
             if "prefixItems" in spec:
                 return st.tuples(*map(values, spec["prefixItems"])).map(list)
-            return st.lists(values(spec["items"]), max_size=3)
+            return st.lists(values(spec["items"]), min_size=spec.get("minItems", 0), max_size=3)
     if "properties" not in spec:
         return st.dictionaries(
             st.text(max_size=3), values(spec["additionalProperties"]), max_size=3
@@ -535,6 +552,25 @@ def test_relative_paths_count_from_the_file_and_those_of_overrides_from_the_curr
     assert load_config(path).data.val.path == "/c.npz"
 
 
+@pytest.mark.parametrize("kind", [".npz", ".npy", ".csv", ".CSV.gz", ".idx", "-ubyte.gz"])
+def test_files_of_every_kind_count_from_the_configuration(write, tmp_path, kind):
+    data = load_config(write(f'[data]\nsource = "a{kind}"\ntest = {{path = "b{kind}"}}\n')).data
+    assert data.source == str(tmp_path / f"a{kind}")
+    assert data.test.path == str(tmp_path / f"b{kind}")
+
+
+def test_folders_and_files_of_targets_count_from_the_configuration_and_names_stay(write, tmp_path):
+    mnist = load_config(write('[data]\nsource = "mnist"\npath = "here"\n')).data
+    assert mnist.path == str(tmp_path / "here")
+    for source in ("x.npz", "x.csv"):
+        path = write(f'[data]\nsource = "{source}"\ntarget = "y.npy"\n')
+        assert load_config(path).data.target == "y.npy"
+    split = 'test = {path = "tx.npy", target = "ty.npy"}'
+    data = load_config(write(f'[data]\nsource = "x.npy"\ntarget = "y.npy"\n{split}\n')).data
+    assert data.target == str(tmp_path / "y.npy")
+    assert data.test.target == str(tmp_path / "ty.npy")
+
+
 # ---------------------------------------------------------------------------------- overrides
 
 
@@ -590,12 +626,21 @@ def test_an_override_cannot_smuggle_in_a_second_key():
 
 
 def test_hidden_layers_take_what_they_leave_out_from_the_model():
-    model = {"activation": "relu", "max_norm": 2, "dropout": 0.5, "init": "he_normal"}
-    layers = [{"units": 4}, {"units": 3, "activation": "tanh", "dropout": 0, "weight_decay": 0.1}]
+    model = {
+        "activation": "relu",
+        "max_norm": 2,
+        "dropout": 0.5,
+        "init": "he_normal",
+        "init_gain": 2,
+    }
+    layers = [
+        {"units": 4},
+        {"units": 3, "activation": "tanh", "dropout": 0, "init_gain": 1, "weight_decay": 0.1},
+    ]
     config = parse_config(with_data(model=model | {"layers": layers}))
     assert config.model.hidden_layers == (
-        Layer(4, "relu", 0.5, "he_normal", bias=True, weight_decay=None, max_norm=2.0),
-        Layer(3, "tanh", 0.0, "he_normal", bias=True, weight_decay=0.1, max_norm=2.0),
+        Layer(4, "relu", 0.5, "he_normal", 2.0, bias=True, weight_decay=None, max_norm=2.0),
+        Layer(3, "tanh", 0.0, "he_normal", 1.0, bias=True, weight_decay=0.1, max_norm=2.0),
     )
     same = parse_config(with_data(model=model | {"hidden": [4]}))
     assert same.model.hidden_layers == config.model.hidden_layers[:1]

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from gpumlp.data.make_digits import DIGITS
+from gpumlp.data.builtin import shipped_file
 from gpumlp.data.prepare import prepare
 from gpumlp.data.sources import load
 from gpumlp.errors import DataError
@@ -74,7 +74,7 @@ def test_a_part_holds_its_own_rows_scaled_in_the_dtype_asked_for(dtype):
 
 @pytest.mark.parametrize("scale", ["standard", "minmax"])
 def test_scaling_uses_no_test_and_no_validation_rows(tmp_path, scale):
-    with np.load(DIGITS) as digits:
+    with np.load(shipped_file("digits")) as digits:
         x, label = digits["x"].astype(np.float32), digits["label"]
     held = {"test": HeldOut(fraction=0.2), "val": HeldOut(fraction=0.1), "scale": scale}
 

@@ -77,6 +77,19 @@ def test_zeros_are_zero():
     assert not initialize("zeros", 3, 4, seed=0, layer=0).any()
 
 
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_a_gain_multiplies_what_is_drawn(name):
+    plain = initialize(name, 5, 4, seed=3, layer=2)
+    np.testing.assert_array_equal(initialize(name, 5, 4, seed=3, layer=2, gain=1.0), plain)
+    np.testing.assert_array_equal(initialize(name, 5, 4, seed=3, layer=2, gain=3.7), 3.7 * plain)
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_gain_that_is_not_a_positive_number_is_refused(gain):
+    with pytest.raises(ValueError, match=f"gain must be a positive number, got {gain}"):
+        initialize("normal", 2, 2, seed=0, layer=0, gain=gain)
+
+
 @random_ones
 def test_another_seed_or_layer_draws_unrelated_weights(name):
     drawn = [initialize(name, 60, 50, s, layer).ravel() for s in range(3) for layer in range(3)]

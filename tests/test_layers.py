@@ -207,6 +207,11 @@ def test_parameters_are_drawn_from_seed_and_layer():
         np.testing.assert_array_equal(layer.weight.value, expected)
 
 
+def test_a_gain_multiplies_the_drawn_weights():
+    weight = Dense(4, 3, init_gain=4.0, seed=11).weight.value
+    np.testing.assert_array_equal(weight, 4 * Dense(4, 3, seed=11).weight.value)
+
+
 def test_a_seed_draws_at_once_with_layer_number_zero():
     layer = Dense(4, 3, seed=11)
     assert layer.drawn
@@ -286,6 +291,8 @@ def test_a_wrong_shape_is_refused_with_both_shapes(shape):
         ({"dropout": -0.1}, r"dropout rate must lie in \[0, 1\), got -0.1"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
         ({"max_norm": 0.0}, "max_norm must be > 0, got 0.0"),
+        ({"init_gain": 0.0}, "init_gain must be a positive number, got 0.0"),
+        ({"init_gain": float("inf")}, "init_gain must be a positive number, got inf"),
         ({"backend": "tpu"}, "unknown device 'tpu'"),
     ],
 )

@@ -240,17 +240,6 @@ def test_training_with_weights_is_training_on_repeated_rows(rng, case, reduction
     np.testing.assert_allclose(costs, expected, rtol=1e-9)
 
 
-@every_case
-def test_training_with_weights_of_zero_moves_nothing(rng, case):
-    x, target = rng.normal(size=(ROWS, 4)), CASES[case][2](rng)
-    moved, costs = train(case, "mean", x, target, np.zeros(ROWS))
-    at_start = Sequential(
-        Dense(4, 5, "tanh", DOUBLE), Dense(5, OUTPUTS, backend=DOUBLE), seed=3
-    ).flat.values
-    np.testing.assert_array_equal(moved, at_start)
-    assert (costs == 0).all()
-
-
 # --------------------------------------------------------------------- extreme outputs
 
 
@@ -270,6 +259,20 @@ def test_a_class_that_is_all_but_excluded_costs_its_distance(backend):
     assert loss.backward().tolist() == [[1.0, -1.0]]
     assert loss.forward([[1e4, 0.0]], [0]) == 0
     assert loss.backward().tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "target", [[0, 1], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], ids=["labels", "rows"]
+)
+def test_an_excluded_class_costs_nothing_unless_it_is_the_right_one(backend, target):
+    """An output of -∞ is a probability of 0, and 0 log 0 is 0."""
+    loss = SoftmaxCrossEntropy(backend=backend)
+    z = [[0.0, 0.0, -np.inf], [1.0, 1.0, -np.inf]]
+    assert loss.forward(z, target) == pytest.approx(np.log(2))
+    expected = np.array([[-0.25, 0.25, 0.0], [0.25, -0.25, 0.0]])
+    np.testing.assert_allclose(backend.to_numpy(loss.backward()), expected, atol=1e-7)
+    assert loss.forward([[0.0, -np.inf]], [1]) == np.inf
+    assert np.isnan(loss.forward([[0.0, np.nan]], [1]))
 
 
 def test_a_bit_that_is_all_but_certain_costs_nothing_or_its_distance(backend):
@@ -349,6 +352,20 @@ def test_another_number_of_targets_is_refused(rng, case, reduction):
     loss, z, target = make(case, rng, reduction)
     with pytest.raises(ValueError, match=r"7.*6"):
         loss.forward(z, target[:-1])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_backward_before_forward_says_so(loss):
+    with pytest.raises(ValueError, match=r"\('mean'\): backward needs a forward pass before it"):
+        loss().backward()
+
+
+def test_softmax_of_one_output_is_refused():
+    with pytest.raises(ValueError, match="softmax needs at least two outputs"):
+        SoftmaxCrossEntropy().forward([[0.3]], [0])
+    trainer = Trainer(Sequential(Dense(2, 1)), SoftmaxCrossEntropy(), SGD())
+    with pytest.raises(ValueError, match="with one output use BinaryCrossEntropy"):
+        trainer.fit(np.ones((4, 2)), np.zeros(4, int))
 
 
 @every_case

@@ -1,6 +1,7 @@
 """The metrics against scikit-learn, against their definitions, and at their edges."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -371,10 +372,35 @@ def test_the_default_metrics_of_a_task_are_computed_without_names(task):
 
 
 def test_an_unknown_metric_is_refused_with_the_allowed_ones():
-    allowed = "allowed: accuracy, macro_f1, log_loss, auc"
-    with pytest.raises(ConfigError, match=f"'acuracy' is unknown.*{allowed}"):
+    allowed = "allowed for binary: accuracy, macro_f1, log_loss, auc"
+    with pytest.raises(ConfigError, match=f"^metric 'acuracy' is unknown; {allowed}$"):
         select("binary", ["acuracy"])
     with pytest.raises(ConfigError, match=f"'rmse' is not meant for binary; {allowed}"):
         evaluate("binary", [0, 1], [0.1, 0.9], ["rmse"])
     with pytest.raises(ConfigError, match=r"unknown task 'ranking'.*regression"):
         select("ranking")
+
+
+def test_a_string_is_the_name_of_one_metric():
+    assert select("multiclass", "auc") == select("multiclass", ["auc"])
+    with pytest.raises(ConfigError, match="metric 'acc' is unknown"):
+        select("multiclass", "acc")
+
+
+def test_a_metric_of_more_classes_than_there_are_is_refused_before_it_is_computed():
+    assert select("multiclass", ["top_3_accuracy"], outputs=3)
+    with pytest.raises(ConfigError, match="'top_3_accuracy' needs at least 3 outputs, not 2"):
+        select("multiclass", ["accuracy", "top_3_accuracy"], outputs=2)
+
+
+def test_an_auc_of_many_classes_needs_no_square_of_their_number():
+    classes = 3000
+    scores = np.zeros((2, classes), np.float32)
+    tracemalloc.start()
+    metrics._one_hot(np.array([0, classes - 1]), classes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * scores.size
+    one_hot = metrics._one_hot(np.array([2, 0]), 3)
+    assert one_hot.dtype == np.int64
+    assert one_hot.tolist() == [[0, 0, 1], [1, 0, 0]]

@@ -203,12 +203,23 @@ def test_layers_that_are_not_folded_compute_in_their_place():
             [Dense(2, 3), Dense(3, 1, backend=FP64)],
             "layer 1 is on .*float64.*, layer 0 on .*float32",
         ),
-        ([Dense(2, 3), Dropout(0.5), Tanh(FP64)], "layer 1 is on .*float64"),
+        ([Dense(2, 3), Dropout(0.5), Tanh(FP64)], "layer 2 is on .*float64"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         Sequential(*layers)
+
+
+@pytest.mark.parametrize("wrong", [Dense(4, 1), Dense(3, 1, backend=FP64)])
+def test_layers_that_were_refused_are_as_they_were(wrong):
+    first = Dense(2, 3)
+    with pytest.raises(ValueError, match=r"sizes differ|layer 3 is on"):
+        Sequential(first, Tanh(), Dropout(0.5), wrong)
+    assert repr(first) == "Dense(2, 3, 'identity')"
+    assert first.dropout.rate == 0
+    assert not first.drawn
+    assert first.weight.name == "weight"
 
 
 def test_parameters_are_drawn_from_the_seed_and_the_layers_place():

@@ -125,6 +125,8 @@ def installed(built, tmp_path_factory):
     "name",
     [
         "gpumlp/_configs/digits.toml",
+        "gpumlp/data/breast_cancer.npz",
+        "gpumlp/data/diabetes.npz",
         "gpumlp/data/digits.npz",
         "gpumlp/data/ATTRIBUTION.md",
         "gpumlp/py.typed",
@@ -162,6 +164,8 @@ def test_the_wheel_is_small(built):
         "LICENSE",
         "pyproject.toml",
         "configs/digits.toml",
+        "gpumlp/data/breast_cancer.npz",
+        "gpumlp/data/diabetes.npz",
         "gpumlp/data/digits.npz",
         "gpumlp/py.typed",
         ".ci/run",

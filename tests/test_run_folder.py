@@ -20,7 +20,11 @@ from gpumlp.data.sources import load
 from gpumlp.engine import ENGINES
 from gpumlp.errors import ConfigError, FileError
 from gpumlp.files import write_atomically
-from gpumlp.run_folder import RunFolder, check_free, default_path
+from gpumlp.losses import SoftmaxCrossEntropy
+from gpumlp.model import multilayer_perceptron
+from gpumlp.optimizers import Adam
+from gpumlp.run_folder import RunFolder, check_free, default_path, log_callbacks
+from gpumlp.trainer import Trainer
 
 FILES = {
     "config.input.toml",
@@ -227,6 +231,38 @@ def test_metrics_that_are_no_numbers_are_null_in_json(tmp_path):
     folder.on_epoch_end(trainer, record)
     read = strict_json((folder.path / "metrics.jsonl").read_text())
     assert read == record | {"val_loss": None, "auc": None}
+
+
+@pytest.mark.parametrize("csv_wanted", [True, False])
+@pytest.mark.parametrize("jsonl_wanted", [True, False])
+def test_a_metrics_file_is_written_if_it_is_wanted(jsonl_wanted, csv_wanted, tmp_path):
+    wanted = {"jsonl": jsonl_wanted, "csv": csv_wanted}
+    config = parse_config({"data": {"source": "builtin:digits"}, "log": wanted})
+    folder = RunFolder.create(tmp_path / "run", config, "", {}, replace=False)
+    record = {"epoch": 1, "loss": 0.5, "seconds": 0.1}
+    folder.on_epoch_end(type("Trainer", (), {"history": [record], "last_epoch": 1}), record)
+    folder.write_summary({"status": "done"})
+    metrics = {f"metrics.{name}" for name, given in wanted.items() if given}
+    assert set(files_of(folder.path)) == (FILES - {"model.safetensors"}) - (
+        {"metrics.jsonl", "metrics.csv"} - metrics
+    )
+
+
+@pytest.mark.parametrize("gradient_norms", [True, False])
+def test_gradient_norms_are_in_the_metrics_if_they_are_wanted(gradient_norms, tmp_path):
+    log = {"gradient_norms": gradient_norms}
+    config = parse_config({"data": {"source": "builtin:digits"}, "log": log})
+    folder = RunFolder.create(tmp_path / "run", config, "", {}, replace=False)
+    x, y = np.eye(4), np.arange(4) % 3
+    callbacks = log_callbacks(folder, config.log, x, y)
+    model = multilayer_perceptron([4, 5, 3])
+    Trainer(model, SoftmaxCrossEntropy(), Adam(), callbacks=callbacks).fit(x, y, epochs=2)
+    lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    header = (folder.path / "metrics.csv").read_text().splitlines()[0].split(",")
+    expected = {"grad_norm_1", "grad_norm_2"} if gradient_norms else set()
+    for names in (*map(strict_json, lines), header):
+        assert {name for name in names if "grad" in name} == expected
+    assert "grad_norm" not in (folder.path / "run.log").read_text()
 
 
 def test_the_summary_has_the_promised_fields(finished):

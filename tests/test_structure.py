@@ -37,6 +37,7 @@ LAYERS = [
     "gpumlp.losses",
     "gpumlp.optimizers",
     "gpumlp.schedules",
+    "gpumlp.samples",
     "gpumlp.metrics",
     "gpumlp.engine.step",
     "gpumlp.engine.eager",

@@ -839,14 +839,15 @@ train.SavedModel.save = save
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_while_the_model_is_saved_does_not_lose_it(name, code, here):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_model_is_saved_changes_nothing(name, here):
     arguments = ["--config", "small.toml", "--run-dir", "run"]
     outcome = finish(start(arguments, here, slow(WHILE_SAVING.format(name))))
-    assert outcome.code == code
+    assert outcome.code == 0
     assert "Traceback" not in outcome.err
     assert (here / "run" / "model.safetensors").exists()
-    assert summary_of(here / "run")["status"] in ("done", "interrupted")
+    summary = summary_of(here / "run")
+    assert (summary["status"], summary["stop_reason"]) == ("done", None)
 
 
 WHILE_LOADING = """

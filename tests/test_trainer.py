@@ -135,14 +135,14 @@ def test_each_epoch_has_its_own_order_and_so_has_each_seed():
 
 
 @every_engine
-@pytest.mark.parametrize("max_steps", [0, 1, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("max_steps", [1, 3, 4, 5, 8, 9])
 def test_max_steps_stops_exactly_there(max_steps, engine):
     stopped = trainer_of(Adam(), engine=engine)
     stopped.fit(X, LABELS, epochs=3, max_steps=max_steps)
     assert stopped.step == max_steps
     assert [record["step"] for record in stopped.history] == [
         *range(STEPS, max_steps, STEPS),
-        *([max_steps] if max_steps else []),
+        max_steps,
     ]
     assert stopped.last_epoch == -(-max_steps // STEPS)
 
@@ -295,6 +295,7 @@ def test_without_restore_best_the_last_parameters_stay():
     stopping = EarlyStopping("val_loss", patience=2, restore_best=False)
     trainer = trainer_of(SGD(0.5), schedule=Turn(STEPS), callbacks=[stopping])
     trainer.fit(X, LABELS, epochs=20, validation=(X, LABELS))
+    assert trainer.best_epoch == int(np.argmin(trainer.history.column("val_loss"))) + 1
     last = trainer.evaluate(X, LABELS)["loss"]
     assert last == pytest.approx(trainer.history[-1]["val_loss"], rel=1e-6)
     assert last > min(trainer.history.column("val_loss"))
@@ -564,6 +565,105 @@ def test_evaluate_and_predict_agree_with_softmax_by_hand():
         assert result["accuracy"] == pytest.approx(right @ w / w.sum())
 
 
+# ------------------------------------------------------------------ class weights
+
+CLASS_WEIGHTS = np.array([0.5, 1.0, 3.0])
+
+
+@every_engine
+@pytest.mark.parametrize("batch_size", [BATCH, "full"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_class_weights_count_in_every_loss_and_in_no_accuracy(weighted, batch_size, engine):
+    trainer = trainer_of(
+        SGD(STILL), batch_size=batch_size, engine=engine, class_weight=CLASS_WEIGHTS
+    )
+    weight = WEIGHTS if weighted else None
+    (record,) = trainer.fit(
+        X, LABELS, epochs=1, sample_weight=weight, validation=(X, LABELS, weight)
+    )
+    rows = WEIGHTS if weighted else np.ones(ROWS)
+    loss = np.average(sample_losses(trainer.model), weights=rows * CLASS_WEIGHTS[LABELS])
+    right = np.average(trainer.predict(X).argmax(axis=1) == LABELS, weights=rows)
+    result = trainer.evaluate(X, LABELS, weight)
+    assert [record["loss"], record["val_loss"], result["loss"]] == pytest.approx([loss] * 3, 1e-5)
+    accuracies = [record["accuracy"], record["val_accuracy"], result["accuracy"]]
+    assert accuracies == pytest.approx([right] * 3)
+
+
+@every_engine
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_class_weight_trains_as_that_sample_weight_of_its_rows(reduction, engine):
+    by_class, by_row = (
+        trainer_of(Adam(), engine=engine, class_weight=weight) for weight in (CLASS_WEIGHTS, None)
+    )
+    for trainer, weight in ((by_class, WEIGHTS), (by_row, WEIGHTS * CLASS_WEIGHTS[LABELS])):
+        trainer.loss.reduction = reduction
+        trainer.fit(X, LABELS, epochs=3, sample_weight=weight)
+    np.testing.assert_array_equal(parameters(by_class), parameters(by_row))
+    assert by_class.history.column("loss") == by_row.history.column("loss")
+
+
+def test_the_two_classes_of_a_binary_target_have_weights():
+    target = (X[:, 0] > 0.3).astype(np.float64)
+    model = multilayer_perceptron([4, 5, 1], seed=2, backend=FP64)
+    trainer = Trainer(model, BinaryCrossEntropy(), SGD(STILL), class_weight=[1, 4])
+    (record,) = trainer.fit(X, target, epochs=1)
+    z = model.predict(X)[:, 0]
+    losses = np.log1p(np.exp(-np.where(target == 1, z, -z)))
+    expected = np.average(losses, weights=np.where(target == 1, 4, 1))
+    assert record["loss"] == pytest.approx(float(expected), rel=1e-9)
+    assert trainer.evaluate(X, target[:, None])["loss"] == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "target", "message"),
+    [
+        (SoftmaxCrossEntropy(), 3, np.eye(3)[LABELS], "one label per row"),
+        (BinaryCrossEntropy(), 1, np.full(ROWS, 0.5), "one label per row, not soft targets"),
+        (BinaryCrossEntropy(), 3, np.eye(3)[LABELS], "class_weight is for multiclass and binary"),
+        (MeanSquaredError(), 3, np.eye(3)[LABELS], "class_weight is for multiclass and binary"),
+    ],
+)
+def test_class_weights_need_one_label_a_row(loss, outputs, target, message):
+    model = multilayer_perceptron([4, outputs])
+    weight = np.ones(2 if outputs == 1 else 3)
+    with pytest.raises(ValueError, match=message):
+        Trainer(model, loss, SGD(), class_weight=weight).fit(X, target)
+
+
+def test_data_of_classes_without_weight_cannot_be_evaluated():
+    trainer = trainer_of(class_weight=[0, 1, 1])
+    rows = LABELS == 0
+    with pytest.raises(ValueError, match="sample weight times class weight must not be 0 for ever"):
+        trainer.evaluate(X[rows], LABELS[rows])
+
+
+# ------------------------------------------------------------------ scaled targets
+
+
+def test_metrics_of_a_regression_are_in_the_units_of_the_data_and_the_loss_is_not():
+    units, scaled = X[:, :1].astype(np.float64) * 1000 + 5000, X[:, :1]
+    model = multilayer_perceptron([4, 5, 1], "tanh", seed=2)
+    calls = []
+
+    def unscale(values):
+        calls.append(values.shape)
+        return values * 1000 + 5000
+
+    plain = Trainer(model, MeanSquaredError(), SGD(STILL))
+    unscaled = Trainer(model, MeanSquaredError(), SGD(STILL), unscale=unscale)
+    expected, found = plain.evaluate(X, scaled), unscaled.evaluate(X, scaled[:, 0])
+    assert calls == [(ROWS, 1)] * 2
+    assert found["loss"] == expected["loss"]
+    assert found["rmse"] == pytest.approx(1000 * expected["rmse"], rel=1e-4)
+    assert found["mae"] == pytest.approx(1000 * expected["mae"], rel=1e-4)
+    assert found["r2"] == pytest.approx(expected["r2"], rel=1e-4)
+    by_hand = np.sqrt(np.mean((unscaled.predict(X) * 1000 + 5000 - units) ** 2))
+    assert found["rmse"] == pytest.approx(float(by_hand), rel=1e-4)
+    (record,) = unscaled.fit(X, scaled, epochs=1, validation=(X, scaled))
+    assert {name: record[f"val_{name}"] for name in found} == pytest.approx(found)
+
+
 def test_validation_is_evaluate_at_the_end_of_the_epoch():
     validation = (X[:11], LABELS[:11], WEIGHTS[:11])
     trainer = trainer_of(Adam(0.05), dropout=0.5)
@@ -738,12 +838,28 @@ def test_diverged_error_has_its_exit_code():
 # ------------------------------------------------------------------ what is refused
 
 
+WHOLE = "must be a whole number, at least"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, 'batch_size must be a positive integer or "full", got 0'),
-        ({"batch_size": "all"}, "batch_size must be a positive integer or \"full\", got 'all'"),
-        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"batch_size": 0}, f'batch_size {WHOLE} 1 or "full", got 0'),
+        ({"batch_size": "all"}, f"batch_size {WHOLE} 1 or \"full\", got 'all'"),
+        ({"batch_size": 2.5}, f'batch_size {WHOLE} 1 or "full", got 2.5'),
+        ({"batch_size": 8.0}, f'batch_size {WHOLE} 1 or "full", got 8.0'),
+        ({"batch_size": True}, f'batch_size {WHOLE} 1 or "full", got True'),
+        ({"accumulate": 0}, f"accumulate {WHOLE} 1, got 0"),
+        ({"accumulate": 1.5}, f"accumulate {WHOLE} 1, got 1.5"),
+        ({"seed": -1}, f"seed {WHOLE} 0, got -1"),
+        ({"seed": None}, f"seed {WHOLE} 0, got None"),
+        ({"engine": "warp"}, "unknown engine 'warp'; choose auto, eager, graph"),
+        ({"unscale": np.negative}, "unscale is for regression, the task is multiclass"),
+        ({"class_weight": [1, 2]}, r"class_weight must have shape \(3,\), got \(2,\)"),
+        ({"class_weight": [1, 2, -1]}, "class_weight must be >= 0, got -1"),
+        ({"class_weight": [1, 2, float("nan")]}, "class_weight has nan at row 2"),
+        ({"class_weight": [0, 0, 0]}, "class_weight must not be 0 for every row"),
+        ({"class_weight": ["a", "b", "c"]}, "class_weight must be an array of numbers"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -752,18 +868,54 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "weight", "message"),
+    ("options", "message"),
     [
-        (X, LABELS[:-1], None, "x has 30 rows, y has 29"),
-        (X, LABELS, WEIGHTS[:-2], "x has 30 rows, sample_weight has 28"),
-        (X[:0], LABELS[:0], None, "no rows to train on"),
-        (X, LABELS.astype(float), None, "labels must be integers, got float64"),
-        (X[:, :3], LABELS, None, r"\(B, 4\), got \(8, 3\)"),
+        ({"epochs": 0}, f"epochs {WHOLE} 1, got 0"),
+        ({"epochs": -2}, f"epochs {WHOLE} 1, got -2"),
+        ({"epochs": 1.5}, f"epochs {WHOLE} 1, got 1.5"),
+        ({"epochs": None}, f"epochs {WHOLE} 1, got None"),
+        ({"max_steps": 0}, f"max_steps {WHOLE} 1, got 0"),
+        ({"max_steps": 2.5}, f"max_steps {WHOLE} 1, got 2.5"),
+        ({"sample_weight": WEIGHTS[:, None]}, r"sample_weight must have shape \(30,\)"),
+        ({"validation": X}, r"validation must be \(x, y\) or \(x, y, sample_weight\)"),
+        ({"validation": (X,)}, r"validation must be \(x, y\)"),
+        ({"validation": (X, LABELS, WEIGHTS, X)}, r"validation must be \(x, y\)"),
+        ({"validation": (X, LABELS[:9])}, "validation y has 9 rows, x has 30"),
+        ({"validation": (X[:0], LABELS[:0])}, "validation x has no rows"),
+        ({"validation": (X[:, :3], LABELS)}, r"validation x must have shape \(N, 4\)"),
+        ({"validation": (X, LABELS + 1)}, r"validation y: labels must lie in 0\.\.2, got 1\.\.3"),
+        ({"validation": (X, LABELS, 0 * WEIGHTS)}, "validation sample_weight must not be 0 for"),
     ],
 )
-def test_data_that_do_not_fit_are_refused(x, y, weight, message):
+def test_a_fit_that_is_refused_changes_nothing(options, message):
+    recorder = Recorder()
+    trainer = trainer_of(Adam(), callbacks=[recorder])
+    before = trainer.model.flat.values.copy()
     with pytest.raises(ValueError, match=message):
-        trainer_of().fit(x, y, sample_weight=weight)
+        trainer.fit(X, LABELS, **options)
+    assert (trainer.epoch, trainer.step, trainer.history, recorder.events) == (0, 0, [], [])
+    np.testing.assert_array_equal(trainer.model.flat.values, before)
+
+
+@pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin"])
+def test_an_epoch_that_fails_before_its_first_step_does_not_count(event):
+    recorder = Recorder()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    setattr(recorder, event, fail)
+    trainer = trainer_of(callbacks=[recorder])
+    with pytest.raises(OSError, match="disk full"):
+        trainer.fit(X, LABELS)
+    assert trainer.epoch == 0
+    trainer.callbacks.clear()
+    assert trainer.fit(X, LABELS, epochs=1).column("epoch") == [1]
+
+
+def test_numbers_of_numpy_are_whole_numbers_too():
+    trainer = trainer_of(batch_size=np.int64(8), seed=np.uint32(4), accumulate=np.int8(1))
+    assert len(trainer.fit(X, LABELS, epochs=np.int16(2), max_steps=np.int64(5))) == 2
 
 
 def test_auto_takes_the_recorded_step_on_the_cpu():
@@ -772,24 +924,19 @@ def test_auto_takes_the_recorded_step_on_the_cpu():
     assert trainer.engine == "graph"
 
 
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="unknown engine 'warp'"):
-        trainer_of(engine="warp").fit(X, LABELS)
-
-
 # ------------------------------------------------------------------ progress
 
 
-def test_progress_is_one_line_an_epoch_on_stderr(capsys):
+def test_progress_is_a_table_with_one_line_an_epoch_on_stderr(capsys):
     trainer = trainer_of(callbacks=[ProgressBar()])
     trainer.fit(X, LABELS, epochs=3, validation=(X, LABELS))
     out, err = capsys.readouterr()
     assert out == ""
-    lines = err.splitlines()
+    head, *lines = err.splitlines()
+    assert head.split() == ["loss", "accuracy", "val_loss", "val_accuracy", "time"]
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    for line in lines:
-        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-            assert f"  {name} 0." in line or f"  {name} 1." in line
+    for line, record in zip(lines, trainer.history, strict=True):
+        assert line.split()[2:6] == [f"{record[name]:.4f}" for name in head.split()[:-1]]
 
 
 def test_without_a_progress_bar_nothing_is_written(capsys):
@@ -800,12 +947,13 @@ def test_without_a_progress_bar_nothing_is_written(capsys):
 @pytest.mark.parametrize("bar", [True, False])
 def test_on_a_terminal_there_is_a_bar_unless_it_is_not_wanted(bar, monkeypatch, capsys):
     terminal = io.StringIO()
-    terminal.isatty = lambda: True
+    terminal.isatty, terminal.fileno = (lambda: True), (lambda: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _=None: os.terminal_size((80, 24)))
     monkeypatch.setattr(sys, "stderr", terminal)
     trainer_of(callbacks=[ProgressBar(bar)]).fit(X, LABELS, epochs=2)
     text = terminal.getvalue()
     assert ("|" in text) == ("%" in text) == bar
-    assert len(re.findall(r"epoch [12]/2  loss [\d.]+  accuracy", text)) == 2
+    assert len(re.findall(r"epoch [12]/2  +[\d.]+  +[\d.]+  +[\d.]+ s\n", text)) == 2
     assert capsys.readouterr().out == ""
 
 

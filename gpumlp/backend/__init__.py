@@ -21,6 +21,7 @@ __all__ = [
     "RecordingBackend",
     "Scalar",
     "Workspace",
+    "choose_backend",
     "get_activation",
     "get_backend",
 ]
@@ -28,37 +29,48 @@ __all__ = [
 PRECISIONS = {"fp32": "float32", "fp64": "float64", "float32": "float32", "float64": "float64"}
 
 
-def get_backend(device: str | Backend = "auto", precision: str = "fp32") -> Backend:
+def get_backend(device: str | Backend = "auto", precision: str | None = None) -> Backend:
     """Return the backend of a device.
 
     Args:
         device: "cpu"; "cuda" or "cuda:N" (CuPy); "auto", which takes CUDA where it works and the
-        CPU
-            elsewhere; or a backend, which is passed through.
-        precision: "fp32" or "fp64".
+            CPU elsewhere; or a backend, which is passed through.
+        precision: "fp32" (the default) or "fp64"; a backend that is passed through has its own.
 
     Raises:
         DeviceError: an explicit CUDA device cannot be used; the text says what fixes it.
-        ValueError: an unknown device or precision.
+        ValueError: an unknown device or precision, or a backend of another precision.
 
     >>> get_backend("cpu")
     Backend('cpu', float32)
     """
-    if isinstance(device, Backend):
-        return device  # whose precision it is
-    if precision not in PRECISIONS:
+    return choose_backend(device, precision)[0]
+
+
+def choose_backend(
+    device: str | Backend = "auto", precision: str | None = None
+) -> tuple[Backend, str | None]:
+    """Return the backend of a device as `get_backend` does, and why "auto" did not take CUDA.
+
+    The second is None where CUDA was taken or a device was named.
+    """
+    if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS[precision]
+    dtype = PRECISIONS[precision or "fp32"]
+    if isinstance(device, Backend):
+        if precision is not None and device.dtype != dtype:
+            raise ValueError(f"{device} cannot be used for {precision}; name the device instead")
+        return device, None
     if device == "cpu":
-        return Backend(np, dtype)
+        return Backend(np, dtype), None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if not match:
         raise ValueError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
     from .cuda import CudaBackend
 
     try:
-        return CudaBackend(int(match[1] or 0), dtype)
-    except DeviceError:
+        return CudaBackend(int(match[1] or 0), dtype), None
+    except DeviceError as error:
         if device == "auto":
-            return Backend(np, dtype)
+            return Backend(np, dtype), str(error)
         raise

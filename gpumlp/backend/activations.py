@@ -130,14 +130,20 @@ def _gelu_derivative(xp: Any, d: Array, z: Array, t: Array) -> None:
     d *= t
 
 
+def _silu_sigmoid(xp: Any, s: Array, z: Array) -> None:
+    # far left 0 but for rounding: it is multiplied by z, which may be huge there
+    _sigmoid(xp, s, z)
+    s -= np.finfo(s.dtype).tiny
+
+
 def _silu(xp: Any, a: Array, z: Array) -> None:
-    _sigmoid(xp, a, z)
+    _silu_sigmoid(xp, a, z)
     a *= z
 
 
 def _silu_derivative(xp: Any, d: Array, z: Array, s: Array) -> None:
     # with s = sigmoid(z):  σ' = s (1 + z (1 - s))
-    _sigmoid(xp, s, z)
+    _silu_sigmoid(xp, s, z)
     xp.subtract(1, s, out=d)
     d *= z
     d += 1

@@ -62,10 +62,21 @@ class Backend:
     def __init__(self, xp: Any = np, dtype: str = "float32") -> None:
         self.xp = xp
         self.dtype = np.dtype(dtype)
-        self._constants: dict[tuple[Any, ...], Array] = {}
+        self._constants: dict[tuple[str | int, int], Array] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.dtype.name})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether arrays of one are arrays of the other: same class, device and type."""
+        return (
+            type(self) is type(other)
+            and isinstance(other, Backend)
+            and (self.name, self.dtype) == (other.name, other.dtype)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name, self.dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
         from . import get_backend
@@ -111,22 +122,26 @@ class Backend:
         limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
         return limits
 
-    def _constant(self, kind: str, *key: Any) -> Array:
-        """Return a small constant vector, made once."""
-        if (kind, *key) not in self._constants:
-            xp = self.xp
+    def _constant(self, kind: str | int, count: int) -> Array:
+        """Return the first `count` entries of a constant vector.
+
+        Vectors are made as long as the next power of two and kept: few, however many sizes occur,
+        and none is replaced while a recorded step may hold it.
+        """
+        key = kind, (count - 1).bit_length()
+        if key not in self._constants:
+            xp, length = self.xp, 1 << key[1]
             if kind == "ones":
-                array = xp.ones(key[0], self.dtype)
-            elif kind == "classes":
-                array = xp.arange(key[0])
-            elif kind == "ranks":  # C, C-1, ..., 1: the first of equal maxima has the largest
-                array = xp.arange(key[0], 0, -1).astype(self.dtype)
-            else:  # "lattice": start, start + 1, ... times an odd multiplier, modulo 2³²
-                start, count, multiplier = key
-                numbers = np.arange(start, start + count, dtype=np.uint64) * np.uint64(multiplier)
-                array = xp.asarray(numbers.astype(np.uint32))
-            self._constants[kind, *key] = array
-        return self._constants[kind, *key]
+                array = xp.ones(length, self.dtype)
+            elif kind == "numbers":
+                array = xp.arange(length)
+            elif kind == "ranks":  # falling: the first of equal maxima has the largest
+                array = xp.arange(length, 0, -1).astype(self.dtype)
+            else:  # 0, 1, 2, ... times an odd multiplier, modulo 2³²
+                products = np.arange(length, dtype=np.uint64) * np.uint64(kind)
+                array = xp.asarray(products.astype(np.uint32))
+            self._constants[key] = array
+        return self._constants[key][:count]
 
     # ------------------------------------------------------- a step's inputs
 
@@ -233,8 +248,8 @@ class Backend:
         """
         xp, (rows, units) = self.xp, x.shape
         h, t = scratch[:, :units], scratch[:, units:]
-        row = self._constant("lattice", first_row, rows, 0x9E3779B1)[:, None]
-        unit = self._constant("lattice", 0, units, 0x85EBCA77)
+        row = self._constant(0x9E3779B1, first_row + rows)[first_row:, None]
+        unit = self._constant(0x85EBCA77, units)
         xp.add(row, unit, out=h)
         h += key
         # two multiply-xorshift rounds (Wellons' lowbias32), the key added once more between them
@@ -285,6 +300,7 @@ class Backend:
             self._count_correct(correct, dz, target, loss, scratch)
         self._target_distribution(scratch, target, smoothing, classes)
         scratch *= dz
+        xp.fmin(scratch, 0, out=scratch)  # 0 · (-∞) is 0 here: what has no weight costs nothing
         scratch.sum(axis=1, out=loss)
         xp.exp(dz, out=dz)
         total = scratch[:, 0]
@@ -301,7 +317,7 @@ class Backend:
     ) -> None:
         """out = (1 - ε) ŷ + ε / C, with ŷ one-hot where `target` holds labels."""
         if target.ndim == 1:
-            self.xp.equal(target[:, None], self._constant("classes", classes), out=out)
+            self.xp.equal(target[:, None], self._constant("numbers", classes), out=out)
         else:
             out[...] = target
         if smoothing:
@@ -315,14 +331,13 @@ class Backend:
 
         `best` (B,) is scratch, too.
         """
-        xp, classes = self.xp, shifted.shape[1]
-        ranks = self._constant("ranks", classes)
+        xp, ranks = self.xp, self._constant("ranks", shifted.shape[1])
         xp.equal(shifted, 0, out=scratch)
         scratch *= ranks
-        scratch.max(axis=1, out=correct)  # C - argmax
+        scratch.max(axis=1, out=correct)  # the first rank - argmax
         if target.ndim == 1:
             correct += target
-            xp.equal(correct, classes, out=correct)
+            xp.equal(correct, ranks[:1], out=correct)
         else:
             target.max(axis=1, out=best)
             xp.equal(target, best[:, None], out=scratch)

@@ -7,6 +7,7 @@ where CuPy spells something differently.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
 
 from ..errors import DeviceError
@@ -14,6 +15,8 @@ from .activations import Array
 from .base import Backend, Order
 
 INSTALL = 'pip install "cupy-cuda12x[ctk]"  (or cupy-cuda13x: nvidia-smi shows the CUDA version)'
+
+LIBRARIES = ("cudart", "nvrtc", "cublas", "cublasLt")  # CuPy loads them when they are first used
 
 
 def load_cupy() -> Any:
@@ -37,6 +40,24 @@ def count_devices() -> int:
             f"CuPy {cupy.__version__} is installed but finds no usable GPU ({error}); "
             'install NVIDIA\'s driver (nvidia-smi must list the GPU), or use device = "cpu"'
         ) from None
+
+
+def find_libraries() -> dict[str, str]:
+    """Return the path of each of LIBRARIES, or "" where it is not found.
+
+    It is CuPy's own search, which comes with CuPy 14; raises DeviceError where that is missing.
+    """
+    try:
+        pathfinder = import_module("cuda.pathfinder")
+    except ImportError:
+        raise DeviceError(f"CuPy's search for libraries is not installed; {INSTALL}") from None
+    paths = {}
+    for name in LIBRARIES:
+        try:
+            paths[name] = str(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
+        except (RuntimeError, OSError):  # DynamicLibNotFoundError is a RuntimeError
+            paths[name] = ""
+    return paths
 
 
 class CudaBackend(Backend):

@@ -7,10 +7,10 @@ naming row and column, for what it does not expect.
 import numpy as np
 import numpy.typing as npt
 
-from gpumlp.data.table import Array, check_finite
-from gpumlp.errors import DataError
-
-Float64 = npt.NDArray[np.float64]
+from ..errors import DataError
+from .place import place
+from .table import check_finite
+from .types import Array, Float64
 
 
 def columns(y: Array, source: str) -> Float64:
@@ -18,8 +18,7 @@ def columns(y: Array, source: str) -> Float64:
     if y.dtype.kind == "U":
         row = next((i for i, text in enumerate(y.tolist()) if not _is_number(text)), 0)
         raise DataError(
-            f"{source}: the target is text, expected numbers "
-            f'("{y[row]}" at row {row}, counted from 0)'
+            f'{source}: the target is text, expected numbers ("{y[row]}" at {place(source, row)})'
         )
     with np.errstate(over="ignore"):  # a long double may not fit; found by the check
         values = y.astype(np.float64)
@@ -45,7 +44,7 @@ def probabilities(y: Array, source: str) -> Float64:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"{source}: the target's row {row} (counted from 0) sums to {sums[row]:.6g}, not to 1"
+            f"{source}: the target sums to {sums[row]:.6g}, not to 1, at {place(source, row)}"
         )
     return values
 
@@ -54,8 +53,8 @@ def _refuse(wrong: npt.NDArray[np.bool_], values: Array, expected: str, source: 
     if wrong.any():
         row, column = map(int, np.argwhere(wrong)[0])
         raise DataError(
-            f"{source}: the target is {values[row, column]:g} at row {row}, column {column} "
-            f"(counted from 0), expected {expected}"
+            f"{source}: the target is {values[row, column]:g} at {place(source, row, column)}, "
+            f"expected {expected}"
         )
 
 

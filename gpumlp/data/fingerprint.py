@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from gpumlp.data.table import Table, blocks
+from .table import Table, blocks
 
 
 def fingerprint(tables: Iterable[Table]) -> str:

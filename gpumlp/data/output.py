@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, FileError
 from ..files import file_errors, write_atomically
-from .table import Array
+from .types import Array
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -50,7 +50,7 @@ def write_matrix(path: Path, name: str, values: Array, columns: Sequence[str]) -
         if kind == ".npy":
             np.save(binary, values)
         else:
-            np.savez(binary, **{name: values})
+            np.savez(binary, allow_pickle=False, **{name: values})
         content = binary.getvalue()
     with file_errors(path):
         write_atomically(path, content)

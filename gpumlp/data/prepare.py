@@ -6,13 +6,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gpumlp.data.fingerprint import fingerprint
-from gpumlp.data.scaling import Scaler
-from gpumlp.data.sources import load
-from gpumlp.data.splits import split
-from gpumlp.data.table import Array, Rows, Table, check_finite
-from gpumlp.data.targets import Targets
-from gpumlp.errors import DataError
+from ..errors import DataError
+from .features import Features
+from .fingerprint import fingerprint
+from .scaling import Scaler
+from .sources import Settings, load, load_other
+from .splits import split
+from .table import Table, check_finite
+from .targets import Targets
+from .types import Array, Rows
 
 
 # Properties and not attributes, so that frozen classes and Literal types fit the protocols too.
@@ -22,6 +24,8 @@ class HeldOut(Protocol):
     @property
     def path(self) -> str | None: ...  # noqa: D102
     @property
+    def target(self) -> str | None: ...  # noqa: D102
+    @property
     def fraction(self) -> float | None: ...  # noqa: D102
     @property
     def stratify(self) -> bool: ...  # noqa: D102
@@ -29,19 +33,13 @@ class HeldOut(Protocol):
     def shuffle(self) -> bool: ...  # noqa: D102
 
 
-class DataSettings(Protocol):
-    """The data section of a config; the first four are the arguments of ``sources.load``."""
+class DataSettings(Settings, Protocol):
+    """The data section of a config."""
 
     @property
-    def source(self) -> str: ...  # noqa: D102
-    @property
-    def features(self) -> str | tuple[str, ...] | None: ...  # noqa: D102
-    @property
-    def target(self) -> str | tuple[str, ...]: ...  # noqa: D102
-    @property
-    def sample_weight(self) -> str | None: ...  # noqa: D102
-    @property
     def scale(self) -> str: ...  # noqa: D102
+    @property
+    def target_scale(self) -> str: ...  # noqa: D102
     @property
     def split_seed(self) -> int | None: ...  # noqa: D102
     @property
@@ -54,9 +52,9 @@ class DataSettings(Protocol):
 class Part:
     """Rows ready for training or evaluation.
 
-    ``x`` (N, D) scaled and C-contiguous; ``y`` as ``Targets.encode`` returns it, floats in the
-    dtype of x; ``sample_weight`` None or (N,) in that dtype; ``rows`` int64 (N,), the row numbers
-    in the main source, or None for a part from a file of its own.
+    ``x`` (N, D) scaled and C-contiguous; ``y`` as ``Targets.encode`` returns it, scaled on request,
+    floats in the dtype of x; ``sample_weight`` None or (N,) in that dtype; ``rows`` int64 (N,), the
+    row numbers in the main source, or None for a part from a file of its own.
     """
 
     x: Array
@@ -75,6 +73,8 @@ class Prepared:
     scaler: Scaler
     targets: Targets
     fingerprint: str
+    features: Features
+    target_scaler: Scaler | None
 
 
 def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> Prepared:
@@ -82,40 +82,47 @@ def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> P
 
     Test rows are taken from all rows, validation rows from what remains, drawn from
     ``data.split_seed`` or else ``seed``; multiclass labels and binary ones are stratified on
-    request. The scaler sees the training rows only, the targets all rows of the main source.
-    Raises DataError or FileError, which name the source, the row and the column.
+    request. MNIST's own test part is used unless another is asked for. The scalers see the training
+    rows only, the targets and categories all rows of the main source. Raises DataError or
+    FileError, which name the source, the row and the column.
     """
-    main = _load(data, data.source)
-    targets = Targets.fit(task, main.y, main.source)
-    y = targets.encode(main.y, main.source)
+    main, own_test = load(data)
+    targets = Targets.fit(task, main.y, main.target_source)
+    y = targets.encode(main.y, main.target_source)
     labels = y.reshape(-1).astype(np.int64) if task == "binary" or y.ndim == 1 else None
     split_seed = seed if data.split_seed is None else data.split_seed
     rest = np.arange(len(main.x))
-    tables, chosen = [main], dict[str, tuple[Table, Array, Rows | None]]()
+    chosen = dict[str, tuple[Table, Array, Rows | None]]()
     # The number tells the draws apart; it is part of what a seed means, so it never changes.
     for number, name, held in ((1, "test", data.test), (2, "val", data.val)):
+        table = own_test if name == "test" and held is None else None
         if held is not None and held.path is not None:
-            table = _load(data, held.path)
-            tables.append(table)
-            chosen[name] = table, targets.encode(table.y, table.source), None
+            table = load_other(data, held.path, held.target, main.features)
+        if table is not None:
+            chosen[name] = table, targets.encode(table.y, table.target_source), None
         elif held is not None:
             where = f"{main.source}: {name}"
             rest, taken = _hold_out(held, rest, labels, split_seed, number, where)
             chosen[name] = main, y, taken
     chosen["train"] = main, y, rest
-    scaler = Scaler.fit(data.scale, main.x, rest, main.source)
-    parts = {name: _part(name, *rows, scaler, np.dtype(dtype)) for name, rows in chosen.items()}
+    scaler = Scaler.fit(data.scale, main.x, rest, main.source, data.missing == "mean")
+    target_scaler = None
+    if data.target_scale != "none":
+        target_scaler = Scaler.fit(data.target_scale, y, rest, main.target_source)
+    parts = {
+        name: _part(name, *rows, scaler, target_scaler, np.dtype(dtype))
+        for name, rows in chosen.items()
+    }
+    tables = [main, *(table for table, _, _ in chosen.values() if table is not main)]
     return Prepared(
-        parts["train"], parts.get("val"), parts.get("test"), scaler, targets, fingerprint(tables)
-    )
-
-
-def _load(data: DataSettings, source: str) -> Table:
-    return load(
-        source,
-        features=str(data.features or "x"),
-        target=str(data.target),
-        sample_weight=data.sample_weight,
+        parts["train"],
+        parts.get("val"),
+        parts.get("test"),
+        scaler,
+        targets,
+        fingerprint(tables),
+        main.features,
+        target_scaler,
     )
 
 
@@ -137,16 +144,25 @@ def _hold_out(
 
 
 def _part(
-    name: str, table: Table, y: Array, rows: Rows | None, scaler: Scaler, dtype: np.dtype[Any]
+    name: str,
+    table: Table,
+    y: Array,
+    rows: Rows | None,
+    scaler: Scaler,
+    target_scaler: Scaler | None,
+    dtype: np.dtype[Any],
 ) -> Part:
     x = scaler.transform(table.x, dtype, rows, table.source)
     weights = table.sample_weight
     if rows is not None:
         y, weights = y[rows], None if weights is None else weights[rows]
+    source = table.target_source
+    if target_scaler is not None:
+        y = target_scaler.transform(y, np.float64)
     if y.dtype.kind == "f":
-        y = _cast(y, dtype, "the target", table.source, rows)
+        y = _cast(y, dtype, "the target", source, rows)
     if weights is not None:
-        weights = _cast(weights, dtype, "the weight", table.source, rows)
+        weights = _cast(weights, dtype, "the weight", source, rows)
         if not weights.any():
             raise DataError(f"{table.source}: every row of the {name} part has weight 0")
     return Part(x, y, weights, rows)

@@ -1,4 +1,7 @@
-"""Scale columns, x -> (x - offset) * factor, with numbers taken from the training rows only."""
+"""Scale columns, x -> (x - offset) * factor, with numbers taken from the training rows only.
+
+Missing values, NaN, are first replaced by the mean of the training rows' values.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,50 +10,64 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumlp.data.table import Array, Rows, blocks, check_finite
-from gpumlp.errors import DataError
-
-Float64 = npt.NDArray[np.float64]
+from ..errors import DataError
+from .place import place
+from .table import blocks, check_finite
+from .types import Array, Float64, Rows
 
 SCALERS = ("none", "standard", "minmax")
 
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """One of SCALERS with its numbers: ``offset`` and ``factor``, float64 (D,)."""
+    """One of SCALERS with its numbers: ``offset`` and ``factor``, float64 (D,).
+
+    ``fill`` (D,) stands in for missing values; None where there can be none.
+    """
 
     name: str
     offset: Float64
     factor: Float64
+    fill: Float64 | None = None
 
     @classmethod
-    def fit(cls, name: str, x: Array, rows: Rows | None = None, source: str = "data") -> "Scaler":
+    def fit(
+        cls,
+        name: str,
+        x: Array,
+        rows: Rows | None = None,
+        source: str = "data",
+        missing: bool = False,
+    ) -> "Scaler":
         """Take the numbers from x (N, D), or from its given rows.
 
         ``minmax`` maps each column onto [0, 1]; ``standard`` to mean 0 and variance 1 (of the
-        population, in two passes). Raises DataError for a column too wide for float64, and
-        ValueError for an unknown name.
+        population, in two passes). With ``missing``, NaN in x is a value to be filled in. Raises
+        DataError for a column too wide for float64 or without any value, and ValueError for an
+        unknown name.
 
         >>> Scaler.fit("minmax", np.array([[0], [16]], np.uint8)).factor
         array([0.0625])
         """
         if name not in SCALERS:
             raise ValueError(f"unknown scaler {name!r}; allowed: {', '.join(SCALERS)}")
+        fill = _means(x, rows, source) if missing else None
         if name == "none":
-            return cls(name, np.zeros(x.shape[1]), np.ones(x.shape[1]))
+            return cls(name, np.zeros(x.shape[1]), np.ones(x.shape[1]), fill)
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, with the column
-            low, high, mean = _range_and_mean(x, rows)
-            spread = high - low if name == "minmax" else _deviation(x, rows, mean)
+            low, high, mean = _range_and_mean(x, rows, fill)
+            spread = high - low if name == "minmax" else _deviation(x, rows, fill, mean)
         if not np.isfinite(spread).all():
             column = int(np.argmin(np.isfinite(spread)))
             raise DataError(
-                f"{source}: column {column} (counted from 0) spans {low[column]} to "
+                f"{source}: {place(source, column=column)} spans {low[column]} to "
                 f"{high[column]}, too wide to scale"
             )
         # A column that does not vary has nothing to scale, and 1 / 0 would be no number; the same
         # for one that varies so little that the reciprocal overflows.
         varies = spread >= np.finfo(np.float64).tiny
-        return cls(name, low if name == "minmax" else mean, 1 / np.where(varies, spread, 1))
+        offset = low if name == "minmax" else mean
+        return cls(name, offset, 1 / np.where(varies, spread, 1), fill)
 
     def transform(
         self, x: Array, dtype: npt.DTypeLike, rows: Rows | None = None, source: str = "data"
@@ -70,16 +87,25 @@ class Scaler:
             )
         scaled = np.empty((len(x) if rows is None else len(rows), x.shape[1]), dtype)
         with np.errstate(over="ignore"):  # check_finite reports it, with row and column
-            for block, values in _blocks(x, rows):
+            for block, values in _blocks(x, rows, self.fill):
                 values -= self.offset
                 values *= self.factor
                 scaled[block] = values
         check_finite(scaled, f"scaled x as {scaled.dtype}", source, rows)
         return scaled
 
+    def inverse(self, scaled: Array) -> Float64:
+        """Return what was scaled, (N, D) in float64.
+
+        >>> Scaler("standard", np.array([10.0]), np.array([0.5])).inverse(np.array([[1.0]]))
+        array([[12.]])
+        """
+        return scaled.astype(np.float64) / self.factor + self.offset
+
     def to_arrays(self) -> dict[str, Float64]:
         """Return the arrays to save; the name is saved apart, as text."""
-        return {"offset": self.offset, "factor": self.factor}
+        arrays = {"offset": self.offset, "factor": self.factor}
+        return arrays if self.fill is None else arrays | {"fill": self.fill}
 
     @classmethod
     def from_arrays(cls, name: str, arrays: Mapping[str, Any]) -> "Scaler":
@@ -88,21 +114,43 @@ class Scaler:
         Raises KeyError if an array is missing, ValueError if name or shapes are not a scaler's.
         """
         offset, factor = (np.asarray(arrays[key], np.float64) for key in ("offset", "factor"))
-        if name not in SCALERS or offset.ndim != 1 or offset.shape != factor.shape:
+        fill = np.asarray(arrays["fill"], np.float64) if "fill" in arrays else None
+        shapes = {array.shape for array in (offset, factor, fill) if array is not None}
+        if name not in SCALERS or offset.ndim != 1 or len(shapes) > 1:
             raise ValueError(f"no scaler {name!r} with shapes {offset.shape} and {factor.shape}")
-        return cls(name, offset, factor)
+        return cls(name, offset, factor, fill)
 
 
-def _blocks(x: Array, rows: Rows | None) -> Iterator[tuple[slice, Float64]]:
+def _blocks(
+    x: Array, rows: Rows | None, fill: Float64 | None = None
+) -> Iterator[tuple[slice, Float64]]:
     """Copy x, or its given rows, to float64 a block at a time, so that big data never is."""
     for block in blocks(len(x) if rows is None else len(rows), x.shape[1]):
-        yield block, x[block if rows is None else rows[block]].astype(np.float64)
+        values = x[block if rows is None else rows[block]].astype(np.float64)
+        if fill is not None:
+            np.copyto(values, fill, where=np.isnan(values))
+        yield block, values
 
 
-def _range_and_mean(x: Array, rows: Rows | None) -> tuple[Float64, Float64, Float64]:
+def _means(x: Array, rows: Rows | None, source: str) -> Float64:
+    """Return the mean of each column's values; raises DataError for a column without any."""
+    total, count = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for _, values in _blocks(x, rows):
+        given = ~np.isnan(values)
+        total += values.sum(axis=0, where=given)
+        count += given.sum(axis=0)
+    if not count.all():
+        column = place(source, column=int(np.argmin(count)))
+        raise DataError(f"{source}: {column} has no value in the training part")
+    return total / count
+
+
+def _range_and_mean(
+    x: Array, rows: Rows | None, fill: Float64 | None
+) -> tuple[Float64, Float64, Float64]:
     low, high, total = (np.full(x.shape[1], start) for start in (np.inf, -np.inf, 0.0))
     count = 0
-    for _, values in _blocks(x, rows):
+    for _, values in _blocks(x, rows, fill):
         np.minimum(low, values.min(axis=0), out=low)
         np.maximum(high, values.max(axis=0), out=high)
         total += values.sum(axis=0)
@@ -111,10 +159,10 @@ def _range_and_mean(x: Array, rows: Rows | None) -> tuple[Float64, Float64, Floa
     return low, high, np.where(low == high, low, total / count)
 
 
-def _deviation(x: Array, rows: Rows | None, mean: Float64) -> Float64:
+def _deviation(x: Array, rows: Rows | None, fill: Float64 | None, mean: Float64) -> Float64:
     squares = np.zeros_like(mean)
     count = 0
-    for _, values in _blocks(x, rows):
+    for _, values in _blocks(x, rows, fill):
         values -= mean
         squares += np.square(values).sum(axis=0)
         count += len(values)

@@ -1,40 +1,218 @@
 """Load a named source, built in or a file, as a checked table."""
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
-from gpumlp.data.npz import read_npz
-from gpumlp.data.table import Table, check
-from gpumlp.errors import DataError
+import numpy as np
 
-BUILTIN = {"digits": Path(__file__).with_name("digits.npz")}
-SUFFIXES = (".npz",)
+from ..errors import DataError
+from .builtin import load_builtin
+from .csv_file import read_csv
+from .features import Features, inputs
+from .frame import Frame
+from .idx import read_idx
+from .mnist import load_mnist
+from .npy import read_npy
+from .npz import read_npz
+from .table import Table, check, checked_x
+from .types import Array
+
+KINDS = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".npz": "npz",
+    ".npy": "npy",
+    ".idx": "idx",
+    ".idx.gz": "idx",
+    "-ubyte": "idx",
+    "-ubyte.gz": "idx",
+}
 
 
-def load(
-    source: str, *, features: str = "x", target: str = "label", sample_weight: str | None = None
-) -> Table:
-    """Return the table of ``builtin:NAME`` or of a file; the other arguments name its arrays.
+class Settings(Protocol):
+    """What the data section of a configuration says of its sources.
+
+    `features` and `target` name arrays of an npz, columns of a csv, a matrix or records; `target`
+    may be a file of its own beside an npy or IDX file. `path` is MNIST's folder.
+    """
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def path(self) -> str | None: ...  # noqa: D102
+    @property
+    def features(self) -> str | Sequence[str] | None: ...  # noqa: D102
+    @property
+    def target(self) -> str | Sequence[str]: ...  # noqa: D102
+    @property
+    def sample_weight(self) -> str | None: ...  # noqa: D102
+    @property
+    def categorical(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def missing(self) -> str: ...  # noqa: D102
+
+
+def kind_of(source: str) -> str:
+    """Return "builtin", "mnist", "csv", "npz", "npy" or "idx".
+
+    Raises DataError for what is none of them.
+
+    >>> kind_of("builtin:xor"), kind_of("train-images-idx3-ubyte.gz"), kind_of("my.CSV")
+    ('builtin', 'idx', 'csv')
+    """
+    if source == "mnist" or source.startswith("builtin:"):
+        return source.partition(":")[0]
+    for suffix, kind in KINDS.items():
+        if source.lower().endswith(suffix):
+            return kind
+    raise DataError(
+        f"{source}: unknown source; allowed: builtin:NAME, mnist, or a file {', '.join(KINDS)}"
+    )
+
+
+def load(data: Settings) -> tuple[Table, Table | None]:
+    """Return the table of the main source, and the test part that MNIST has of its own.
 
     Raises DataError for a source that is unknown, missing, damaged or unusable, and FileError for
     one that the system refuses to open.
-
-    >>> digits = load("builtin:digits")
-    >>> digits.x.shape, digits.x.dtype, digits.y.shape
-    ((1797, 64), dtype('uint8'), (1797,))
     """
-    names = [features, target] + ([] if sample_weight is None else [sample_weight])
-    x, y, *weights = read_npz(_path(source), names, source)
-    table = Table(x, y, weights[0] if weights else None, source)
-    return check(table, (features, target, sample_weight or "sample_weight"))
+    kind = kind_of(data.source)
+    if kind == "mnist":
+        train, test = load_mnist(data.path)
+        return check(Table(*train, source="mnist")), check(Table(*test, source="mnist test part"))
+    if kind == "builtin":
+        x, y = load_builtin(data.source.partition(":")[2])
+        return check(Table(x, y, source=data.source)), None
+    return _load_file(data, data.source, data.target, None), None
 
 
-def _path(source: str) -> Path:
-    kind, _, name = source.partition(":")
-    if kind == "builtin" and name in BUILTIN:
-        return BUILTIN[name]
-    if kind == "builtin" or Path(source).suffix.lower() not in SUFFIXES:
-        known = ", ".join(f"builtin:{name}" for name in BUILTIN)
-        raise DataError(
-            f"{source}: unknown source; allowed: {known}, or a file {', '.join(SUFFIXES)}"
-        )
-    return Path(source)
+def load_other(data: Settings, path: str, target: str | None, features: Features) -> Table:
+    """Return the table of a validation or test file, read as the main source was.
+
+    `target` is a file of its own targets, where the main source has one. Raises as `load`.
+    """
+    return _load_file(data, path, data.target if target is None else target, features)
+
+
+def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, str]:
+    """Return x (N, D), unscaled, of any source, whose targets are not looked at; and its name.
+
+    MNIST stands for its test part. Raises as `load`.
+    """
+    kind = kind_of(source)
+    if kind == "mnist":
+        return checked_x(load_mnist(data.path)[1][0], "x", source), source
+    if kind == "builtin":
+        return checked_x(load_builtin(source.partition(":")[2])[0], "x", source), source
+    if kind == "npz":
+        name = data.features if isinstance(data.features, str) else "x"
+        return checked_x(read_npz(Path(source), [name], source)[0], name, source), source
+    if kind == "csv":
+        frame = _csv(data, source, features.names, features=features)
+        x, named = features.encode(frame, data.missing == "mean")
+        return checked_x(x, "x", named, missing=True), named
+    array = _array(kind, source)
+    if features.names:
+        array, named = features.encode(Frame.from_array(array, source))
+        return checked_x(array, "x", named), named
+    return checked_x(array, "x", source), source
+
+
+def _load_file(
+    data: Settings, path: str, target: str | Sequence[str], features: Features | None
+) -> Table:
+    kind = kind_of(path)
+    if kind == "npz":
+        return _load_npz(data, path, target)
+    if isinstance(target, str) and is_file(target):
+        if kind == "csv":
+            raise DataError(f"{path}: the target of a csv file is one of its columns, not {target}")
+        y = _array(kind_of(target), target)
+        return check(Table(_array(kind, path), y, source=path))
+    if kind == "csv":
+        names = None
+        if data.features is not None:
+            names = _columns(data.features, target, data.sample_weight)
+        elif features is not None:
+            names = _columns(features.names, target, data.sample_weight)
+        frame = _csv(data, path, names, target, features)
+    else:
+        frame = Frame.from_array(_array(kind, path), path)
+    return _from_frame(data, frame, target, features)
+
+
+def is_file(target: str) -> bool:
+    """Return whether a target is the name of a data file and not of an array or column.
+
+    >>> is_file("y.npy"), is_file("label")
+    (True, False)
+    """
+    return any(target.lower().endswith(suffix) for suffix in KINDS)
+
+
+def _csv(
+    data: Settings,
+    path: str,
+    names: Sequence[str] | None,
+    target: str | Sequence[str] = (),
+    features: Features | None = None,
+) -> Frame:
+    text = {target} if isinstance(target, str) else set()
+    text |= {*data.categorical, *(() if features is None else features.categories)}
+    return read_csv(Path(path), path, names, text)
+
+
+def _array(kind: str, path: str) -> Array:
+    if kind not in ("npy", "idx"):
+        raise DataError(f"{path}: is no npy or IDX file")
+    return (read_npy if kind == "npy" else read_idx)(Path(path), path)
+
+
+def _load_npz(data: Settings, path: str, target: str | Sequence[str]) -> Table:
+    features = "x" if data.features is None else data.features
+    if not isinstance(features, str) or not isinstance(target, str):
+        raise DataError(f"{path}: data.features and data.target name one array each of an npz file")
+    names = [features, target] + ([] if data.sample_weight is None else [data.sample_weight])
+    x, y, *weights = read_npz(Path(path), names, path)
+    table = Table(x, y, weights[0] if weights else None, path)
+    return check(table, (features, target, data.sample_weight or "sample_weight"))
+
+
+def _columns(
+    features: str | Sequence[str], target: str | Sequence[str], weight: str | None
+) -> list[str]:
+    """Return all the names, each once, in this order."""
+    parts = ([part] if isinstance(part, str) else part for part in (features, target, weight or ()))
+    return list(dict.fromkeys(chain.from_iterable(parts)))
+
+
+def _from_frame(
+    data: Settings, frame: Frame, target: str | Sequence[str], features: Features | None
+) -> Table:
+    """Return the table of named columns; without `features` they are fitted."""
+    targets = _columns(target, (), None)
+    y = frame.labels(target) if isinstance(target, str) else _matrix(frame, targets)
+    weight = data.sample_weight
+    weights = None if weight is None else frame.numbers(weight, "the weight")
+    if features is None:
+        wanted = None if data.features is None else _columns(data.features, (), None)
+        both = sorted({*targets, weight} & set(wanted or ()))
+        if both:
+            raise DataError(f'{frame.source}: "{both[0]}" cannot be target or weight and feature')
+        names = inputs(frame, wanted, {*targets, weight})
+        unknown = [name for name in data.categorical if name not in names]
+        if unknown:
+            raise DataError(
+                f'{frame.source}: data.categorical names "{unknown[0]}", which is no feature; '
+                f"features are {', '.join(names[:20])}"
+            )
+        features = Features.fit(frame, names)
+    missing = data.missing == "mean" and frame.source.lines is not None
+    x, source = features.encode(frame, missing)
+    return check(Table(x, y, weights, source, features), missing=missing)
+
+
+def _matrix(frame: Frame, names: Sequence[str]) -> Array:
+    return np.stack([frame.numbers(name, "the target") for name in names], axis=1)

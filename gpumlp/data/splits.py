@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gpumlp.data.table import Rows
-from gpumlp.errors import DataError
-from gpumlp.randomness import generator
+from ..errors import DataError
+from ..randomness import generator
+from .types import Rows
 
 
 def split(

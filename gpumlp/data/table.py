@@ -1,17 +1,15 @@
 """A table is the raw rows of one source, checked once so that nothing later has to."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from gpumlp.errors import DataError
-
-Array: TypeAlias = npt.NDArray[Any]
-Rows: TypeAlias = npt.NDArray[np.int64]
+from ..errors import DataError
+from .features import Features
+from .place import Source, place
+from .types import Array, Rows
 
 BLOCK_VALUES = 2**20  # 8 MiB in float64: temporaries stay in the cache, whatever the data's size
 NUMERIC = "buif"  # NumPy's kinds: bool, unsigned, signed, float
@@ -24,18 +22,30 @@ class Table:
     ``x`` (N, D) numeric, in its own dtype; ``y`` (N,) integers, floats, bools or text, or (N, K)
     numeric; ``sample_weight`` None or (N,), finite, >= 0 and not all 0; ``source`` is the name
     that messages use. NaN in ``y`` is found by :mod:`gpumlp.data.targets`, which knows the task.
+    Where values may be missing, NaN in ``x`` stands for them.
     """
 
     x: Array
     y: Array
     sample_weight: Array | None = None
     source: str = "data"
+    features: Features = field(default_factory=Features)
+
+    @property
+    def target_source(self) -> Source:
+        """The source as messages about y name it: its rows, and no columns of x."""
+        return Source(self.source, getattr(self.source, "lines", None))
 
 
-def check(table: Table, names: tuple[str, str, str] = ("x", "y", "sample_weight")) -> Table:
+def check(
+    table: Table,
+    names: tuple[str, str, str] = ("x", "y", "sample_weight"),
+    missing: bool = False,
+) -> Table:
     """Return the table with x flattened to (N, D) and text in y as str, or say what is wrong.
 
-    ``names`` are the names of the three arrays in messages. Raises DataError for a wrong shape or
+    ``names`` are the names of the three arrays in messages; with ``missing``, x may hold NaN.
+    Raises DataError for a wrong shape or
     dtype, for lengths that differ, for no rows, and for values that are not finite.
 
     >>> images = Table(np.zeros((5, 28, 28)), np.arange(5))
@@ -46,7 +56,7 @@ def check(table: Table, names: tuple[str, str, str] = ("x", "y", "sample_weight"
     gpumlp.errors.DataError: my.npz: x is nan at row 0, column 1 (counted from 0); 1 such value
     """
     x_name, y_name, weight_name = names
-    x = _checked_x(table.x, x_name, table.source)
+    x = checked_x(table.x, x_name, table.source, missing)
     y = _checked_y(table.y, y_name, table.source)
     _check_lengths(x, x_name, y, y_name, table.source)
     if table.sample_weight is not None:
@@ -70,10 +80,10 @@ def check_finite(values: Array, name: str, source: str, rows: Rows | None = None
             first = (block.start + row, *column)
         count += int(np.count_nonzero(bad))
     if first is not None:
-        place = f"row {first[0] if rows is None else rows[first[0]]}"
-        place += "".join(f", column {column}" for column in first[1:])
+        row, column = (*first, None)[:2]
+        where = place(source, row if rows is None else int(rows[row]), column)
         raise DataError(
-            f"{source}: {name} is {values[first]} at {place} (counted from 0); "
+            f"{source}: {name} is {values[first]} at {where}; "
             f"{count} such value{'s' if count > 1 else ''}"
         )
 
@@ -88,7 +98,8 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _checked_x(x: Array, name: str, source: str) -> Array:
+def checked_x(x: Array, name: str, source: str, missing: bool = False) -> Array:
+    """Return x as (N, D); raises DataError as `check` does."""
     if x.dtype.kind not in NUMERIC:
         raise DataError(f"{source}: {name} must be real numbers, its dtype is {x.dtype}")
     if x.ndim < 2:
@@ -96,7 +107,8 @@ def _checked_x(x: Array, name: str, source: str) -> Array:
     if 0 in x.shape:
         raise DataError(f"{source}: {name} is empty, its shape is {x.shape}")
     x = x.reshape(len(x), -1)
-    check_finite(x, name, source)
+    if not missing:
+        check_finite(x, name, source)
     return x
 
 
@@ -124,7 +136,7 @@ def _check_weights(weights: Array, name: str, source: str) -> None:
     check_finite(weights, name, source)
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
-        raise DataError(f"{source}: {name} is {weights[row]} at row {row} (counted from 0)")
+        raise DataError(f"{source}: {name} is {weights[row]} at {place(source, row)}")
     if not weights.any():
         raise DataError(f"{source}: {name} is 0 in every row")
 

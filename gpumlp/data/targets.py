@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpumlp.data.columns import columns, probabilities, zeros_and_ones
-from gpumlp.data.table import Array, check_finite
-from gpumlp.errors import DataError
+from ..errors import DataError
+from .columns import columns, probabilities, zeros_and_ones
+from .place import place
+from .table import check_finite
+from .types import Array
 
 TASKS = ("multiclass", "binary", "multilabel", "regression")
 
@@ -99,7 +101,7 @@ class Targets:
         if (indices < 0).any():
             row = int(np.argmax(indices < 0))
             raise DataError(
-                f'{source}: unknown label "{names[inverse[row]]}" at row {row} (counted from 0); '
+                f'{source}: unknown label "{names[inverse[row]]}" at {place(source, row)}; '
                 f"known: {_shorten(self.classes)}"
             )
         return indices
@@ -116,7 +118,7 @@ def _labels(y: Array, source: str) -> tuple[list[str], npt.NDArray[np.intp]]:
         if fractional.any():
             row = int(np.argmax(fractional))
             raise DataError(
-                f"{source}: {y[row]} at row {row} (counted from 0) is no class label; "
+                f"{source}: {y[row]} at {place(source, row)} is no class label; "
                 'for numbers use task = "regression"'
             )
     distinct, inverse = np.unique(y, return_inverse=True)

@@ -25,7 +25,11 @@ class Batches:
     """The rows of the training data in the order of an epoch.
 
     Args:
-        x, target, weight: the data on the device: (N, D), (N,) or (N, K), and (N,) or None.
+        x, target: the data on the device: (N, D), and (N,) or (N, K).
+        weight: what each row's loss counts, (N,); None: 1.
+        host_weight: the same on the host.
+        count_weight: what a row counts in the accuracy, (N,); None: as in `weight`.
+        host_count_weight: the same on the host.
         size: rows of a micro-batch; N or more means the whole data at once, without a copy.
         accumulate: micro-batches whose gradients make one update.
         shuffle: whether each epoch has its own order, a function of (seed, epoch).
@@ -38,7 +42,9 @@ class Batches:
     accumulate: int
     shuffle: bool
     seed: int
-    host_weight: np.ndarray | None = None  # `weight` on the host
+    host_weight: np.ndarray | None = None
+    count_weight: Array | None = None
+    host_count_weight: np.ndarray | None = None
     position: int = 0  # steps of this epoch that were taken
 
     def __post_init__(self) -> None:
@@ -56,8 +62,10 @@ class Batches:
         """Return the epoch's row numbers: int64 (steps, effective), the last line padded."""
         shuffled = self.shuffle and not self.whole
         numbers = permutation(self.count, self.seed, epoch) if shuffled else np.arange(self.count)
-        if self.host_weight is not None:
-            self._weight_sums = np.cumsum(self.host_weight[numbers])
+        self._sums, self._count_sums = (
+            None if weight is None else np.cumsum(weight[numbers])
+            for weight in (self.host_weight, self.host_count_weight)
+        )
         order = np.zeros(self.steps * self.effective, np.int64)
         order[: self.count] = numbers
         return order.reshape(self.steps, self.effective)
@@ -70,10 +78,17 @@ class Batches:
     @property
     def weight_taken(self) -> float:
         """Their sum of weights: what the sum of their weighted losses is divided by."""
-        if self.host_weight is None:
+        if self._sums is None:
             return float(self.rows_taken)
         # where all weights are zero so is the weighted sum, and the cost is called 0
-        return float(self._weight_sums[self.rows_taken - 1]) or 1.0
+        return float(self._sums[self.rows_taken - 1]) or 1.0
+
+    @property
+    def count_taken(self) -> float:
+        """Their sum of count weights: what the number of correct rows is divided by."""
+        if self._count_sums is None:
+            return self.weight_taken
+        return float(self._count_sums[self.rows_taken - 1]) or 1.0
 
     def take(self, n: int) -> Iterator[int]:
         """Yield the rows of each of the next n steps: `effective`, at the epoch's end the rest."""
@@ -137,21 +152,29 @@ class TrainingStep:
         """Run one step over an effective batch of `rows` rows."""
         batches = self.batches
         backend.begin_step(self._clock, self._lines, self._tables)
-        weights = factors = None
+        weights = counts = factors = None
         if batches.weight is not None:
-            weights = factors = self._rows(backend, batches.weight, slice(rows))
+            weights = counts = factors = self._rows(backend, batches.weight, slice(rows))
             if self.loss.reduction == "mean":
                 factors = backend.empty(weights.shape)
                 backend.normalize(factors, weights)
+        if batches.count_weight is not None:
+            counts = self._rows(backend, batches.count_weight, slice(rows))
         position = backend.workspace.position  # micro-batches take turns in the same memory
         for start in range(0, rows, batches.size):
             backend.workspace.position = position
             part = slice(start, min(start + batches.size, rows))
-            self._micro_batch(backend, part, rows, weights, factors)
+            self._micro_batch(backend, part, rows, weights, counts, factors)
         self.optimizer.update(backend, self.writes_through)
 
     def _micro_batch(
-        self, backend: Backend, part: slice, rows: int, weights: Array | None, factors: Array | None
+        self,
+        backend: Backend,
+        part: slice,
+        rows: int,
+        weights: Array | None,
+        counts: Array | None,
+        factors: Array | None,
     ) -> None:
         """Forward, loss and backward over the rows `part` of an effective batch of `rows` rows."""
         x = self._rows(backend, self.batches.x, part)
@@ -162,10 +185,13 @@ class TrainingStep:
         losses, correct, dz = self.loss.apply(
             z, target, factor if factors is None else factors[part], backend, count=True
         )
-        weighting = () if weights is None else (weights[part], backend.scratch(losses))
-        backend.accumulate(self._losses[part], losses, *weighting)
-        if correct is not None:
-            backend.accumulate(self._correct[part], correct, *weighting)
+        for total, values, weight in (
+            (self._losses, losses, weights),
+            (self._correct, correct, counts),
+        ):
+            if values is not None:
+                weighting = () if weight is None else (weight[part], backend.scratch(values))
+                backend.accumulate(total[part], values, *weighting)
         into = gradient_sink if part.start == 0 else accumulating_sink
         if self.writes_through:
             into = self.optimizer.sink

@@ -1,0 +1,87 @@
+"""The figures of the benchmarks, as PNG."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from report import OURS, Row
+
+from gpumlp.plots.style import new_figure, our_style, png
+
+MARKERS = "osD^vPX*"
+# of Okabe and Ito (2008): told apart by colour-blind people
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+
+
+def check_plot(path: Path | None) -> None:
+    """Raise ValueError if a figure is wanted but cannot be drawn, before anything is measured."""
+    if path is not None and find_spec("matplotlib") is None:
+        raise ValueError('--plot needs matplotlib: pip install "gpumlp[bench]"')
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Raise ValueError if a file that is to be written has no folder to go to."""
+    for path in paths:
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+
+
+def plot_ratios(rows: Sequence[Row], path: Path) -> None:
+    """Draw each system's seconds / gpumlp's, a line for each net: right of 1, gpumlp is faster."""
+    labels = list(dict.fromkeys(map(_label, rows)))
+    with our_style():
+        size = (7.0, 1.4 + 0.34 * len(labels))
+        figure, (axes,) = new_figure("training", "seconds / seconds of gpumlp", size)
+        systems = dict.fromkeys(row["system"] for row in rows if row["system"] != OURS)
+        axes.axvline(1, color=COLOURS[0], label=OURS)
+        for system, marker, colour in zip(systems, cycle(MARKERS), cycle(COLOURS[1:])):
+            own = [row for row in rows if row["system"] == system]
+            places = [labels.index(_label(row)) for row in own]
+            ratios = [row["ratio"] for row in own]
+            axes.plot(ratios, places, marker, color=colour, markersize=6, label=system)
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xlabel("log scale; right of the line gpumlp is faster")
+        figure.legend(loc="outside lower center", ncols=4)
+        path.write_bytes(png(figure))
+
+
+def plot_batches(rows: Sequence[Row], path: Path) -> None:
+    """Draw samples per second over the batch size, a line for each net and device."""
+    with our_style():
+        figure, (axes,) = new_figure("gpumlp", "samples/s by batch size", (7.0, 5.0))
+        nets = list(dict.fromkeys(row["net"] for row in rows))
+        for device, style in (("cpu", "o-"), ("cuda", "s--")):
+            for net, colour in zip(nets, cycle(COLOURS)):
+                own = [row for row in rows if (row["net"], row["device"]) == (net, device)]
+                own.sort(key=lambda row: int(row["batch"]))
+                if own:
+                    points = [[row[key] for row in own] for key in ("batch", "samples_per_s")]
+                    axes.plot(*points, style, color=colour, label=f"{net}, {device}")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        _plain_ticks(axes.yaxis)
+        batches = sorted({row["batch"] for row in rows})
+        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+        axes.set_xlabel("batch size")
+        axes.set_ylabel("samples/s")
+        figure.legend(loc="outside lower center", ncols=2)
+        path.write_bytes(png(figure))
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with numbers as they are, at 1, 2, 5, 10 and so on."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter("")
+
+
+def _label(row: Row) -> str:
+    optimizer = "" if row["optimizer"] == "sgd" else f" {row['optimizer']}"
+    return f"{row['net']}@{row['batch']} {row['what']}{optimizer}"

@@ -1,0 +1,151 @@
+"""Write the README's tables from the JSON of the benchmarks: `python benchmarks/tables.py`.
+
+A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
+being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
+from what the files say. Which table a file gives depends on who wrote it: training.py or
+cpu_vs_gpu.py.
+"""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from report import OURS, Row
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+RATIO = "Ratio: seconds / seconds of gpumlp in the same round; bold: faster than gpumlp."
+OPENED = re.compile(r"<!-- table:")
+
+
+class TableError(Exception):
+    """A marker or a file of results that cannot be used; the text says which."""
+
+
+def with_tables(text: str, results: Path = RESULTS) -> str:
+    """Return a Markdown text with every table written anew; raises TableError."""
+    if len(MARKED.findall(text)) != len(OPENED.findall(text)):
+        raise TableError("each <!-- table: DEVICE/FILE.json --> needs its <!-- end -->")
+    return MARKED.sub(lambda found: f"{found[1]}{table(results, found[2])}{found[4]}", text)
+
+
+def table(results: Path, name: str) -> str:
+    """Return the Markdown of one file of results, its environment in the last line."""
+    path = results / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows, environment = content["rows"], content["environment"]
+        devices = "speed_up" in rows[0]
+        lines = device_lines(rows) if devices else training_lines(rows)
+        legend = [] if devices else [RATIO]
+        return "\n".join([*lines, "", *legend, environment_line(environment, name), ""])
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise TableError(f"{path}: no results of a benchmark: {error!r}") from None
+
+
+def training_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each net, and a column of milliseconds (and ratio) for each system."""
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    lines = [
+        *header(["ms", *(f"{system} (ratio)" if system != OURS else OURS for system in systems)])
+    ]
+    for key in dict.fromkeys(map(measured, rows)):
+        own = {row["system"]: row for row in rows if measured(row) == key}
+        cells = [cell(own[system]) if system in own else "" for system in systems]
+        lines.append(line([key, *cells]))
+    return lines
+
+
+def measured(row: Row) -> str:
+    """Return what the systems were compared in."""
+    return f"{row['what']} of {row['net']} @ {row['batch']}, {row['optimizer']}"
+
+
+def cell(row: Row) -> str:
+    """Return milliseconds, and for a peer its ratio; the one that is faster is bold."""
+    milliseconds = digits(1e3 * row["seconds"]["median"])
+    if row["system"] == OURS:
+        return milliseconds
+    ratio = f"{row['ratio']:.2f}"
+    return f"{milliseconds} ({f'**{ratio}**' if row['ratio'] < 1 else ratio})"
+
+
+def device_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each net and batch size, and columns for each device."""
+    devices = list(dict.fromkeys(row["device"] for row in rows))
+    names = [
+        f"{name}, {device}" for device in devices for name in ("ms/step", "samples/s", "of peak")
+    ]
+    both = len(devices) > 1
+    lines = header(["net @ batch", *names, *(["speed-up"] if both else [])])
+    for key in dict.fromkeys((row["net"], row["batch"]) for row in rows):
+        cells = [f"{key[0]} @ {key[1]:,}"]
+        own = {row["device"]: row for row in rows if (row["net"], row["batch"]) == key}
+        for device in devices:
+            row = own[device]
+            seconds = row["seconds"]["median"]
+            share = f"{row['floor_seconds'] / seconds:.0%}"
+            cells += [digits(1e3 * seconds), f"{row['samples_per_s']:,.0f}", share]
+        lines.append(line([*cells, *([f"{own['cuda']['speed_up']:.1f}"] if both else [])]))
+    return lines
+
+
+def header(cells: Sequence[str]) -> list[str]:
+    """Return the two lines that open a table, numbers to the right."""
+    return [line(cells), line(["---", *["---:"] * (len(cells) - 1)])]
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def digits(value: float) -> str:
+    """Return a number with three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def environment_line(environment: dict[str, Any], name: str) -> str:
+    """Return what the numbers were measured on, when, and the file they are from."""
+    systems = environment["systems"]
+    versions = {k: v for about in systems.values() for k, v in about["versions"].items()}
+    versions = {"gpumlp": environment["packages"]["gpumlp"], **versions}
+    parts = [environment[key] for key in ("gpu", "cpu") if key in environment]
+    parts.append(f"{environment['cpu_count']} cores")
+    parts.append(f"Python {environment['python']}")
+    parts += [f"{package} {found}" for package, found in versions.items()]
+    parts += [environment["date"]] if "date" in environment else []
+    return f"{', '.join(parts)}; benchmarks/results/{name}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 1 the README is not in step, 2 a marker or a file cannot be used."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
+    parser.add_argument("--file", type=Path, default=ROOT / "README.md", metavar="FILE.md")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        before = options.file.read_text(encoding="utf-8")
+        after = with_tables(before, options.results)
+        if before != after and not options.check:
+            options.file.write_text(after, encoding="utf-8")
+    except (TableError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if before != after and options.check:
+        names = str(options.file), "what the results say"
+        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="")
+        print("\n".join(lines))
+        print("run python benchmarks/tables.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Features say how the columns of a source become the matrix x: numbers as they are, text one-hot.
+
+They are fitted to the main source, kept in the model, and applied to every other file.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .frame import Frame, Text
+from .place import Source, place
+from .types import Array
+
+MAX_CATEGORIES = 1000
+FEW_ROWS = 20  # in which every name may well be different
+
+
+@dataclass(frozen=True)
+class Features:
+    """The columns that are inputs, in order, and the categories of those that are text.
+
+    `names` is empty for sources without columns, such as images.
+    """
+
+    names: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, frame: Frame, names: Sequence[str]) -> "Features":
+        """Take the categories of the text columns among `names`, in alphabetical order.
+
+        Raises DataError for a column of text that looks like a name or number of the row: more than
+        1000 categories, or more than half as many as rows.
+        """
+        categories = {}
+        for name, column in zip(names, frame.pick(names), strict=True):
+            if isinstance(column, Text):
+                categories[name] = tuple(sorted(column.values))
+                n, rows = len(column.values), len(frame)
+                if n > MAX_CATEGORIES or (rows >= FEW_ROWS and n > rows / 2):
+                    raise DataError(
+                        f'{frame.source}: column "{name}" has {n} different texts in {rows} rows, '
+                        "as if it named the row; leave it out by listing the others in "
+                        "data.features"
+                    )
+        return cls(tuple(names), categories)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of x; empty for sources without columns.
+
+        >>> Features(("age", "colour"), {"colour": ("blue", "red")}).columns
+        ('age', 'colour=blue', 'colour=red')
+        """
+        return tuple(
+            f"{name}={category}" if category is not None else name
+            for name in self.names
+            for category in self.categories.get(name, (None,))
+        )
+
+    def encode(self, frame: Frame, missing: bool = False) -> tuple[Array, Source]:
+        """Return x (N, D), and the source as it names rows and columns.
+
+        A missing cell is NaN, in all columns of its category; with `missing=False` it is an error.
+        Raises DataError, which names row and column, also for an unknown category and for text
+        among numbers.
+        """
+        picked = dict(zip(self.names, frame.pick(self.names), strict=True))
+        way_out = '; data.missing = "mean" fills them' if frame.source.lines is not None else ""
+        parts = []
+        for name, column in picked.items():
+            if isinstance(column, Text):
+                if not missing:
+                    frame.refuse_missing(column.codes < 0, name, "column", way_out)
+                parts.append(self._one_hot(name, column, frame.source))
+            else:
+                if not missing and column.dtype.kind == "f":
+                    frame.refuse_missing(np.isnan(column), name, "column", way_out)
+                parts.append(column[:, None])
+        return np.concatenate(parts, axis=1), Source(frame.source, frame.source.lines, self.columns)
+
+    def _one_hot(self, name: str, column: Text, source: Source) -> Array:
+        if name not in self.categories:
+            row = int(np.argmax(column.codes >= 0))
+            cell = column.values[column.codes[row]]
+            where = place(source, row)
+            raise DataError(f'{source}: {where}, column "{name}": "{cell}" is not a number')
+        known = {category: i for i, category in enumerate(self.categories[name])}
+        # the last entry of the table answers the code -1
+        table = np.array([known.get(value, -2) for value in column.values] + [-1])
+        places = table[column.codes]
+        if (places == -2).any():
+            row = int(np.argmax(places == -2))
+            raise DataError(
+                f'{source}: {place(source, row)}, column "{name}": unknown category '
+                f'"{column.values[column.codes[row]]}"; known: {_shorten(self.categories[name])}'
+            )
+        one_hot = (places[:, None] == np.arange(len(known))).astype(np.float64)
+        one_hot[places == -1] = np.nan
+        return one_hot
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` takes, as types that JSON has."""
+        categories = {name: list(values) for name, values in self.categories.items()}
+        return {"names": list(self.names), "categories": categories}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Features":
+        """Rebuild the features that `to_dict` saved; raises KeyError if a key is missing."""
+        categories = {name: tuple(values) for name, values in saved["categories"].items()}
+        return cls(tuple(saved["names"]), categories)
+
+
+def inputs(
+    frame: Frame, features: Sequence[str] | None, others: Collection[str | None]
+) -> list[str]:
+    """Return the columns that are inputs: those asked for, or all but the `others`.
+
+    Raises DataError if none is left.
+    """
+    names = [n for n in frame.columns if n not in others] if features is None else list(features)
+    if not names:
+        raise DataError(f"{frame.source}: there is no column besides the target")
+    return names
+
+
+def _shorten(names: Sequence[str], limit: int = 20) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -1,0 +1,106 @@
+"""A frame holds named columns, of numbers or of text, as a csv file or an array of records has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .place import Source, place
+from .types import Array, Rows
+
+
+class Text(NamedTuple):
+    """A column of text: its distinct values, and for each row which one it is, -1 for none."""
+
+    values: tuple[str, ...]
+    codes: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Columns by name, each numbers (N,), NaN where a cell was empty, or `Text`."""
+
+    columns: dict[str, Array | Text]
+    source: Source
+
+    @classmethod
+    def from_array(cls, array: Array, source: str) -> "Frame":
+        """Return the columns of records (N,) by their fields, of a matrix (N, D) by number.
+
+        >>> list(Frame.from_array(np.zeros((5, 3)), "my.npy").columns)
+        ['0', '1', '2']
+
+        Raises DataError for other shapes.
+        """
+        names = array.dtype.names
+        if names and array.ndim == 1:
+            return cls({name: array[name] for name in names}, Source(source))
+        if names or array.ndim != 2:
+            raise DataError(
+                f"{source}: has shape {array.shape}, which has no columns to choose a target from; "
+                "data.target can be a file of its own"
+            )
+        columns = {str(i): column for i, column in enumerate(array.T)}
+        return cls(columns, Source(source))
+
+    def __len__(self) -> int:
+        first = next(iter(self.columns.values()))
+        return len(first.codes if isinstance(first, Text) else first)
+
+    def pick(self, names: Sequence[str]) -> list[Array | Text]:
+        """Return columns by name; raises DataError for a name that there is not."""
+        return [self.columns[name] for name in choose(names, tuple(self.columns), self.source)]
+
+    def numbers(self, name: str, what: str) -> Array:
+        """Return a column of numbers, all given; DataError, about `what`, names the first cell."""
+        (column,) = self.pick([name])
+        if isinstance(column, Text):
+            row = int(np.argmax(column.codes >= 0))
+            cell = column.values[column.codes[row]] if column.values else ""
+            where = place(self.source, row)
+            raise DataError(
+                f'{self.source}: {what} "{name}" must be numbers, got "{cell}", {where}'
+            )
+        if column.dtype.kind == "f":
+            self.refuse_missing(np.isnan(column), name, what)
+        return column
+
+    def labels(self, name: str) -> Array:
+        """Return a target column: numbers if all its cells are, otherwise text, all given."""
+        (column,) = self.pick([name])
+        if not isinstance(column, Text):
+            return column
+        self.refuse_missing(column.codes < 0, name, "the target")
+        try:
+            return np.array(column.values, np.float64)[column.codes]
+        except ValueError:
+            return np.array(column.values)[column.codes]
+
+    def refuse_missing(self, missing: Array, name: str, what: str, way_out: str = "") -> None:
+        """Raise DataError about the first missing cell of a column, if there is one."""
+        if missing.any():
+            count = int(np.count_nonzero(missing))
+            raise DataError(
+                f'{self.source}: {what} "{name}" has no value, '
+                f"{place(self.source, int(np.argmax(missing)))}; "
+                f"{count} such cell{'s' if count > 1 else ''}{way_out}"
+            )
+
+
+def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]:
+    """Return the names as a list; raises DataError for one that is not there, and suggests.
+
+    >>> choose(["hight"], ["age", "height"], "my.csv")
+    Traceback (most recent call last):
+    gpumlp.errors.DataError: my.csv: no column "hight"; it has age, height; did you mean "height"?
+    """
+    for name in names:
+        if name not in there:
+            close = get_close_matches(name, there, n=1)
+            near = f'; did you mean "{close[0]}"?' if close else ""
+            shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+            raise DataError(f'{source}: no column "{name}"; it has {shown}{near}')
+    return list(names)

@@ -1,0 +1,145 @@
+"""An experiment is what a configuration stands for, built: device, data, network, trainer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from .backend import Array, Backend, choose_backend
+from .build import build_network, build_trainer
+from .config import Config
+from .data.prepare import Part, Prepared, prepare
+from .data.weights import class_weights
+from .errors import DivergedError
+from .model import Sequential
+from .plots import Predictions
+from .saved_model import SavedModel
+from .trainer import Callback, Trainer
+
+
+@dataclass(eq=False)
+class Experiment:
+    """A configuration with its data loaded and its network drawn, ready to be trained.
+
+    `class_weight` is (C,) or None; `trainer` makes the trainer, whose history is empty.
+
+    >>> from gpumlp.config_file import load_config
+    >>> experiment = Experiment.build(load_config("digits", ["train.epochs=2"]))
+    >>> experiment.network
+    Sequential(Dense(64, 256, 'sigmoid'), Dense(256, 10, 'identity'))
+    >>> trainer = experiment.trainer()
+    >>> len(experiment.fit(trainer).history)
+    2
+    >>> sorted(experiment.evaluate(trainer))
+    ['test', 'train', 'val']
+    """
+
+    config: Config
+    backend: Backend
+    data: Prepared
+    network: Sequential
+    class_weight: Array | None
+    why_cpu: str | None  # why the device "auto" is no GPU
+
+    @classmethod
+    def build(cls, config: Config) -> "Experiment":
+        """Find the device, load the data, draw the network.
+
+        Raises DeviceError, DataError and FileError.
+        """
+        backend, why_cpu = choose_backend(config.device, config.precision)
+        data = prepare(config.data, config.model.task, config.seed, backend.dtype)
+        weight = class_weights(
+            data.train.y, data.targets, config.loss.class_weight, data.train.x.dtype
+        )
+        network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
+        return cls(config, backend, data, network, weight, why_cpu)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that there are, of "train", "val" and "test"."""
+        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def trainer(self, callbacks: Iterable[Callback] = ()) -> Trainer:
+        """Return the trainer of the network."""
+        scaler = self.data.target_scaler
+        return build_trainer(
+            self.config,
+            self.network,
+            len(self.data.train.x),
+            callbacks,
+            class_weight=self.class_weight,
+            unscale=None if scaler is None else scaler.inverse,
+        )
+
+    def fit(self, trainer: Trainer) -> Trainer:
+        """Train as the configuration says, and return the trainer. Raises DivergedError."""
+        train, val = self.data.train, self.data.val
+        trainer.fit(
+            train.x,
+            train.y,
+            epochs=self.config.train.epochs,
+            max_steps=self.config.train.max_steps,
+            sample_weight=train.sample_weight,
+            validation=None if val is None else (val.x, val.y, val.sample_weight),
+        )
+        return trainer
+
+    def evaluate(self, trainer: Trainer) -> dict[str, dict[str, float]]:
+        """Return loss and metrics of each part. Raises DivergedError for a loss that is not finite.
+
+        Training may end with parameters that are finite and overflow all the same.
+        """
+        results = {}
+        for name, part in self.parts.items():
+            results[name] = trainer.evaluate(part.x, part.y, part.sample_weight)
+            if not isfinite(results[name]["loss"]):
+                raise DivergedError(
+                    f"the loss of the {name} part is {results[name]['loss']:g} "
+                    f"after step {trainer.step}; try a smaller optimizer.lr (learning rate)"
+                )
+        return results
+
+    def predictions(self, trainer: Trainer) -> Predictions:
+        """Return what plots compare: targets and predictions of the test part, or what there is."""
+        name = next(name for name in ("test", "val", "train") if name in self.parts)
+        part = self.parts[name]
+        y = trainer.predict(part.x)
+        return Predictions(name, part.y, y, self.data.targets.classes, trainer.unscale)
+
+    def saved_model(self, trainer: Trainer) -> SavedModel:
+        """Return the network with everything needed to use it on raw rows."""
+        data = self.data
+        return SavedModel(
+            self.config,
+            self.network,
+            trainer.loss,
+            data.scaler,
+            data.targets,
+            data.features,
+            data.target_scaler,
+        )
+
+    def summary(
+        self, status: str, trainer: Trainer, results: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Return what summary.json holds."""
+        training = sum(record["seconds"] for record in trainer.history)
+        samples = sum(record["seconds"] * record["samples_per_s"] for record in trainer.history)
+        return {
+            "status": status,
+            "name": self.config.name,
+            "epochs": trainer.epoch,
+            "steps": trainer.step,
+            "best_epoch": trainer.best_epoch,
+            "stop_reason": trainer.stop_reason,
+            **results,
+            "parameters": self.network.flat.count,
+            "seconds": seconds,
+            "samples_per_s": samples / training if training else 0.0,
+            "device": self.backend.name,
+            "precision": self.config.precision,
+            "engine": trainer.engine,
+            "seed": self.config.seed,
+        }

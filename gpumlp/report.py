@@ -1,0 +1,99 @@
+"""What `train` says in words: what is about to be trained, and what came out."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .data.prepare import Part
+from .experiment import Experiment
+from .wording import count, duration, number
+
+
+def introduction(experiment: Experiment) -> list[str]:
+    """Return what is about to be trained, on what and how: lines of about 80 columns at most."""
+    config, data, network = experiment.config, experiment.data, experiment.network
+
+    def rows(what: str, part: Part | None) -> str:
+        return f", {len(part.x):,} {what}" if part is not None else ""
+
+    sizes = [network.n_in, *(layer.n_out for layer in network.layers if hasattr(layer, "n_out"))]
+    hidden = {layer.activation for layer in config.model.hidden_layers}
+    activations = f" ({', '.join(sorted(hidden))})" if hidden else " (linear)"
+    classes = f", {count(len(data.targets.classes), 'class')}" if data.targets.classes else ""
+    schedule, batch = config.schedule.name, config.train.batch_size
+    return [
+        f"{config.name}: {count(len(data.train.x), 'row')} to train on"
+        f"{rows('to validate', data.val)}{rows('to test', data.test)}",
+        f"{count(sizes[0] or 0, 'feature')}{classes}; network {_shape(sizes)}"
+        f"{activations}, {count(network.flat.count, 'parameter')}",
+        f"{config.optimizer.name}, lr {config.optimizer.lr:g}"
+        f"{'' if schedule == 'constant' else f' ({schedule})'}, "
+        f"{'the full batch' if batch == 'full' else f'batches of {batch}'}, "
+        f"{count(config.train.epochs, 'epoch')}",
+        _device(experiment),
+    ]
+
+
+def _device(experiment: Experiment) -> str:
+    """Return the device, and with "auto" why it was chosen."""
+    name, precision = experiment.backend.name, experiment.config.precision
+    why = experiment.why_cpu
+    reason = f" (no CUDA: {why.split(';')[0]})" if why else ""
+    return f"{name}, {precision}{reason}"
+
+
+def _shape(sizes: list[int | None]) -> str:
+    """Return layer sizes, equal neighbours together.
+
+    >>> _shape([64, 256, 10]), _shape([64, 32, 32, 32, 32, 10])
+    ('64-256-10', '64-(4×32)-10')
+    """
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    return "-".join(f"({n}×{size})" if n > 3 else "-".join([str(size)] * n) for size, n in runs)
+
+
+def details(environment: Mapping[str, Any], path: Path) -> str:
+    """Return what --verbose adds: versions, threads, data and the run folder."""
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    blas = ", ".join(
+        f"{pool.get('internal_api', 'BLAS')} {pool.get('version') or ''} "
+        f"({count(pool['num_threads'], 'thread')})"
+        for pool in environment["blas"]
+    )
+    return "\n".join(
+        [
+            f"python {environment['python']}; {packages}",
+            f"linear algebra: {blas or 'unknown'}; {count(environment['cpu_count'], 'CPU core')}",
+            f"data sha256 {environment['data_sha256']}",
+            f"run folder: {path}",
+        ]
+    )
+
+
+def result(summary: dict[str, Any]) -> str:
+    """Return the summary for reading.
+
+    >>> print(result({"test": {"loss": 0.25, "accuracy": 0.9}, "status": "done", "epochs": 3,
+    ...     "steps": 30, "seconds": 0.5, "samples_per_s": 6000.0, "stop_reason": None,
+    ...     "best_epoch": None, "run_dir": "runs/digits"}))
+    test   loss 0.2500  accuracy 0.9000
+    done: 3 epochs, 30 steps in 0.500 s (6,000 samples/s)
+    run folder: runs/digits
+    """
+    lines = [
+        f"{part:5}  " + "  ".join(f"{name} {number(value)}" for name, value in of_part.items())
+        for part in ("train", "val", "test")
+        if (of_part := summary.get(part))
+    ]
+    reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
+    best = f", parameters of epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
+    return "\n".join(
+        [
+            *lines,
+            f"{summary['status']}{reason}: {count(summary['epochs'], 'epoch')}, "
+            f"{count(summary['steps'], 'step')} in {duration(summary['seconds'])} "
+            f"({summary['samples_per_s']:,.0f} samples/s){best}",
+            f"run folder: {summary['run_dir']}",
+        ]
+    )

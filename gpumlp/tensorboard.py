@@ -1,0 +1,73 @@
+"""TensorBoard: writes the numbers of each epoch as an event file, to be looked at in a browser."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from socket import gethostname
+from time import time
+from typing import Any
+
+from .errors import ConfigError
+from .files import file_errors
+from .trainer import Callback, Record, Trainer
+
+
+def check_tensorboard() -> None:
+    """Raise ConfigError, with the command that installs it, when tensorboardX is missing."""
+    if find_spec("tensorboardX") is None:
+        raise ConfigError(
+            "log.tensorboard: needs tensorboardX, which is not installed; "
+            'pip install "gpumlp[tensorboard]", or log.tensorboard = false'
+        )
+
+
+class TensorBoard(Callback):
+    """Write each number of an epoch's record as a scalar of the same name, at the epoch's number.
+
+    `tensorboard --logdir FOLDER` shows them.
+
+    Args:
+        folder: where the event file goes; made when training starts.
+
+    Raises ConfigError when tensorboardX is missing, and FileError when a file cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        check_tensorboard()
+        self._folder = folder
+        self._writer: Any = None
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Open an event file."""
+        # not SummaryWriter: its thread dies of a full disk, and training then waits for it forever
+        from tensorboardX import RecordWriter
+
+        name = f"events.out.tfevents.{int(time())}.{gethostname()}"
+        with file_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(self._folder / name))
+        self._write(file_version="brain.Event:2")
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """Write the epoch's numbers."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name != "epoch"
+        ]
+        self._write(step=record["epoch"], summary=Summary(value=values))
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Close the event file."""
+        if self._writer is not None:  # an earlier callback may have failed before it was opened
+            writer, self._writer = self._writer, None
+            with file_errors(self._folder):
+                writer.close()
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        with file_errors(self._folder):
+            self._writer.write(Event(wall_time=time(), **fields).SerializeToString())
+            self._writer.flush()

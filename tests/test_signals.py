@@ -1,0 +1,85 @@
+"""Signals: which of them end a training, and that exit code and reason say the same."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from gpumlp.layers import Dense
+from gpumlp.losses import SoftmaxCrossEntropy
+from gpumlp.model import Sequential
+from gpumlp.optimizers import SGD
+from gpumlp.signals import StopOnSignal
+from gpumlp.trainer import Callback, Trainer
+
+X, LABELS, STEPS = np.ones((8, 3), np.float32), np.arange(8) % 2, 4
+both = pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+
+
+class Send(Callback):
+    """Sends this process a signal after a step, or at another event."""
+
+    def __init__(self, number, step=None, event=None):
+        self.number, self.step, self.every_steps = number, step, 1
+        if event is not None:
+            setattr(self, event, lambda *_: os.kill(os.getpid(), number))
+
+    def on_step(self, trainer):
+        if trainer.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def train(signals, *callbacks):
+    model = Sequential(Dense(3, 2))
+    trainer = Trainer(
+        model, SoftmaxCrossEntropy(), SGD(), batch_size=2, callbacks=[*callbacks, signals]
+    )
+    with signals:
+        trainer.fit(X, LABELS, epochs=2)
+    return trainer
+
+
+@both
+def test_a_signal_ends_training_and_is_its_reason(number, code):
+    signals = StopOnSignal()
+    trainer = train(signals, Send(number, step=3))
+    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (3, number.name, code)
+
+
+@both
+@pytest.mark.parametrize("when", [{"step": 2 * STEPS}, {"event": "on_train_end"}], ids=str)
+def test_a_signal_when_training_ends_by_itself_changes_nothing(number, code, when):
+    signals = StopOnSignal()
+    trainer = train(signals, Send(number, **when))
+    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (2 * STEPS, None, 0)
+
+
+@both
+def test_a_signal_after_another_reason_to_stop_changes_nothing(number, code):
+    class Stop(Callback):
+        every_steps = 3
+
+        def on_step(self, trainer):
+            trainer.stop("no improvement")
+
+    signals = StopOnSignal()
+    trainer = train(signals, Stop(), Send(number, step=3))
+    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (3, "no improvement", 0)
+
+
+@both
+def test_a_signal_before_training_exits_with_its_code(number, code):
+    with pytest.raises(SystemExit) as caught, StopOnSignal():
+        os.kill(os.getpid(), number)
+    assert caught.value.code == code
+
+
+def test_without_a_signal_the_exit_code_is_0_and_handlers_come_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    signals = StopOnSignal()
+    assert train(signals).step == 2 * STEPS
+    assert signals.exit_code == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
