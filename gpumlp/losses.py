@@ -79,6 +79,10 @@ class Loss:
             raise ValueError(f"{self!r}: backward needs a forward pass before it")
         return self._dz
 
+    def task(self, outputs: int | None) -> str:
+        """Return the task, see `metrics.METRICS`, that the loss is for with so many outputs."""
+        return "regression"
+
     def as_target(self, target: Any, backend: Backend) -> Array:
         """Return targets as an array of the shape and type that `apply` takes."""
         target = backend.asarray(target)
@@ -152,6 +156,10 @@ class SoftmaxCrossEntropy(Loss):
     ) -> None:
         super().__init__(reduction, backend)
         self.label_smoothing = _checked_smoothing(label_smoothing)
+
+    def task(self, outputs: int | None) -> str:
+        """As in `Loss`."""
+        return "multiclass"
 
     def as_target(self, target: Any, backend: Backend) -> Array:
         """Labels (B,) as int64; rows (B, C) as they are."""
@@ -251,6 +259,10 @@ class BinaryCrossEntropy(PointwiseLoss):
     ) -> None:
         super().__init__(reduction, backend)
         self.parameter = _checked_smoothing(label_smoothing)
+
+    def task(self, outputs: int | None) -> str:
+        """As in `Loss`."""
+        return "binary" if outputs == 1 else "multilabel"
 
     def link(self, z: Array, backend: Backend) -> Array:
         """Return y = sigmoid(z)."""

@@ -17,6 +17,7 @@ import numpy as np
 from .backend import Array, Backend, Scalar
 from .model import Sequential
 from .parameters import FlatParameters, Parameter, Sink, gradient_sink
+from .ranges import check_number
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("> 0", lambda value: value > 0),
@@ -55,11 +56,10 @@ class Optimizer:
     def __post_init__(self) -> None:
         for field in fields(self):
             given = getattr(self, field.name)
-            allowed, in_range = RANGES[field.name]
             if given is None and field.default is None:
                 continue
-            if given is None or not all(map(in_range, np.atleast_1d(given))):
-                raise ValueError(f"{field.name} must be {allowed}, got {given}")
+            for value in given if field.name == "betas" else (given,):
+                check_number(field.name, value, *RANGES[field.name])
         self.steps = 0
         self.state: dict[str, Array] = {}
         self._decays: list[float] = []
@@ -328,9 +328,9 @@ class Adam(Optimizer):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if np.shape(self.betas) != (2,):
-            raise ValueError(f"betas must be two numbers, got {self.betas}")
+            raise ValueError(f"betas must be two numbers, got {self.betas!r}")
+        super().__post_init__()
 
     def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         beta1, beta2 = self.betas

@@ -40,7 +40,7 @@ def _device(experiment: Experiment) -> str:
     name, precision = experiment.backend.name, experiment.config.precision
     why = experiment.why_cpu
     reason = f" (no CUDA: {why.split(';')[0]})" if why else ""
-    return f"{name}, {precision}{reason}"
+    return f"{name}{reason}, {precision}"
 
 
 def _shape(sizes: list[int | None]) -> str:

@@ -17,7 +17,7 @@ from .config import Config, Log
 from .config_file import dump_config
 from .errors import ConfigError
 from .files import file_errors, sync_folder, write_atomically
-from .gradient_norms import GradientNorms
+from .gradients.norms import GradientNorms
 from .tensorboard import TensorBoard
 from .trainer import Callback, Record, Trainer
 

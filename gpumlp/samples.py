@@ -30,6 +30,7 @@ def as_samples(
     x: Array,
     y: Array,
     sample_weight: Array | None = None,
+    *,
     class_weight: Array | None = None,
     part: str = "",
 ) -> Samples:
@@ -67,8 +68,10 @@ def as_samples(
     return Samples(x, target, sample_weight, weight)
 
 
-def as_class_weight(model: Sequential, task: str, class_weight: Array) -> Array:
-    """Return the weights of the classes on the model's device, (C,), after checking them."""
+def as_class_weight(model: Sequential, task: str, class_weight: Array | None) -> Array | None:
+    """Return the weights of the classes, (C,) or None, on the model's device; checks them first."""
+    if class_weight is None:
+        return None
     if task not in ("multiclass", "binary"):
         raise ValueError(f"class_weight is for multiclass and binary, the task is {task}")
     classes = 2 if task == "binary" else model.n_out

@@ -13,6 +13,8 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 
+from .ranges import check_number, whole_number
+
 Factors = npt.NDArray[np.float64]
 State = dict[str, float | int | None]
 
@@ -35,8 +37,8 @@ class Schedule(ABC):
         >>> Step(every=2, gamma=0.5).table(first_step=1, steps=4)
         array([1.  , 0.5 , 0.5 , 0.25])
         """
-        _require(first_step >= 0, "first_step", "at least 0", first_step)
-        _require(steps >= 0, "steps", "at least 0", steps)
+        whole_number("first_step", first_step, 0)
+        whole_number("steps", steps, 0)
         return self.factors(np.arange(first_step, first_step + steps, dtype=np.float64))
 
     def observe(self, value: float) -> None:  # noqa: B027 - to ignore the value is the default
@@ -79,7 +81,7 @@ class Step(Schedule):
     gamma: float
 
     def __post_init__(self) -> None:
-        _require_decay(self.every, self.gamma)
+        _check_decay(self.every, self.gamma)
 
     def factors(self, step: Factors) -> Factors:
         """Return gamma^⌊step / every⌋."""
@@ -100,7 +102,7 @@ class Exponential(Schedule):
     every: int
 
     def __post_init__(self) -> None:
-        _require_decay(self.every, self.gamma)
+        _check_decay(self.every, self.gamma)
 
     def factors(self, step: Factors) -> Factors:
         """Return gamma^(step / every)."""
@@ -123,8 +125,8 @@ class Cosine(Schedule):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.total_steps >= 1, "total_steps", "at least 1", self.total_steps)
-        _require(0 <= self.floor <= 1, "floor", "between 0 and 1", self.floor)
+        whole_number("total_steps", self.total_steps, 1)
+        _check_fraction("floor", self.floor)
 
     def factors(self, step: Factors) -> Factors:
         """Return the cosine at step / total_steps."""
@@ -152,10 +154,10 @@ class OneCycle(Schedule):
     end: float = 1e-4
 
     def __post_init__(self) -> None:
-        _require(self.total_steps >= 1, "total_steps", "at least 1", self.total_steps)
-        _require(0 <= self.peak_fraction < 1, "peak_fraction", "in [0, 1)", self.peak_fraction)
-        _require(0 <= self.start <= 1, "start", "between 0 and 1", self.start)
-        _require(0 <= self.end <= 1, "end", "between 0 and 1", self.end)
+        whole_number("total_steps", self.total_steps, 1)
+        check_number("peak_fraction", self.peak_fraction, "in [0, 1)", lambda part: 0 <= part < 1)
+        _check_fraction("start", self.start)
+        _check_fraction("end", self.end)
 
     def factors(self, step: Factors) -> Factors:
         """Return the rising cosine before the peak and the falling one from there on."""
@@ -195,11 +197,11 @@ class Plateau(Schedule):
     _resting: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        _require(0 < self.factor < 1, "factor", "above 0 and below 1", self.factor)
-        _require(self.patience >= 0, "patience", "at least 0", self.patience)
-        _require(self.min_delta >= 0, "min_delta", "at least 0", self.min_delta)
-        _require(0 <= self.minimum <= 1, "minimum", "between 0 and 1", self.minimum)
-        _require(self.cooldown >= 0, "cooldown", "at least 0", self.cooldown)
+        check_number("factor", self.factor, "above 0 and below 1", lambda value: 0 < value < 1)
+        whole_number("patience", self.patience, 0)
+        check_number("min_delta", self.min_delta, ">= 0", lambda value: value >= 0)
+        _check_fraction("minimum", self.minimum)
+        whole_number("cooldown", self.cooldown, 0)
 
     def factors(self, step: Factors) -> Factors:
         """Return the present factor for every step."""
@@ -255,7 +257,7 @@ class Warmup(Schedule):
     warmup_steps: int
 
     def __post_init__(self) -> None:
-        _require(self.warmup_steps >= 1, "warmup_steps", "at least 1", self.warmup_steps)
+        whole_number("warmup_steps", self.warmup_steps, 1)
 
     def factors(self, step: Factors) -> Factors:
         """Return the other schedule's factors times the warm-up."""
@@ -279,11 +281,10 @@ def _anneal(start: float, end: float, fraction: Factors) -> Factors:
     return end + (start - end) * (1 + np.cos(np.pi * fraction)) / 2
 
 
-def _require(valid: bool, name: str, wanted: str, value: float) -> None:
-    if not valid:
-        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+def _check_decay(every: int, gamma: float) -> None:
+    whole_number("every", every, 1)
+    check_number("gamma", gamma, "> 0", lambda value: value > 0)
 
 
-def _require_decay(every: int, gamma: float) -> None:
-    _require(every >= 1, "every", "at least 1 step", every)
-    _require(0 < gamma < float("inf"), "gamma", "positive and finite", gamma)
+def _check_fraction(name: str, value: float) -> None:
+    check_number(name, value, "between 0 and 1", lambda fraction: 0 <= fraction <= 1)

@@ -6,7 +6,6 @@ It knows protocols only: engines run steps, callbacks watch; no files, no argume
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from math import isfinite
-from operator import index
 from time import perf_counter
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 from .backend import Array
 from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
 from .errors import DivergedError
-from .losses import Loss, PointwiseLoss, SoftmaxCrossEntropy
+from .losses import Loss
 from .metrics import evaluate, select
 from .model import Sequential
 from .optimizers import Optimizer
+from .ranges import whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
 
@@ -45,7 +45,6 @@ class Callback:
 
     A callback may read the trainer (`trainer.history`, `trainer.model`, `trainer.step` ...) and end
     the run with `trainer.stop(reason)`.
-
     `every_steps` makes the trainer stop at each multiple of that many steps for `on_step`.
     """
 
@@ -92,6 +91,7 @@ class Trainer:
 
     >>> import numpy as np
     >>> from gpumlp.layers import Dense
+    >>> from gpumlp.losses import SoftmaxCrossEntropy
     >>> from gpumlp.optimizers import Adam
     >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     >>> model = Sequential(Dense(2, 8, "tanh"), Dense(8, 2), seed=1)
@@ -121,23 +121,21 @@ class Trainer:
         class_weight: Array | None = None,
     ) -> None:
         if batch_size != "full":
-            batch_size = _whole_number("batch_size", batch_size, 1, ' or "full"')
+            batch_size = whole_number("batch_size", batch_size, 1, ' or "full"')
         if engine not in ("auto", *ENGINES):
             raise ValueError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.schedule = schedule or Constant()
         self.batch_size, self.shuffle, self.engine = batch_size, shuffle, engine
-        self.accumulate = _whole_number("accumulate", accumulate, 1)
-        self.seed = _whole_number("seed", seed, 0)
+        self.accumulate = whole_number("accumulate", accumulate, 1)
+        self.seed = whole_number("seed", seed, 0)
         self.callbacks = list(callbacks)
-        self.task = _task(loss, model)
+        self.task = loss.task(model.n_out)
         self.metrics = [metric.name for metric in select(self.task, metrics, model.n_out)]
         if unscale is not None and self.task != "regression":
             raise ValueError(f"unscale is for regression, the task is {self.task}")
         self.unscale = unscale
-        self.class_weight = None
-        if class_weight is not None:
-            self.class_weight = as_class_weight(model, self.task, class_weight)
+        self.class_weight = as_class_weight(model, self.task, class_weight)
         self.history = History()
         self.epoch = 0  # the epoch under way, counted from 1
         self.best_epoch: int | None = None
@@ -177,14 +175,14 @@ class Trainer:
         Returns the history, also of earlier calls. Raises DivergedError when the loss is no longer
         finite, and before anything is changed ValueError for data that do not fit (see `samples`).
         """
-        epochs = _whole_number("epochs", epochs, 1)
+        epochs = whole_number("epochs", epochs, 1)
         if max_steps is not None:
-            max_steps = _whole_number("max_steps", max_steps, 1)
-        data, held_out = self._samples("", x, y, sample_weight), None
+            max_steps = whole_number("max_steps", max_steps, 1)
+        data, held_out = self._samples(x, y, sample_weight), None
         if validation is not None:
             if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
                 raise ValueError("validation must be (x, y) or (x, y, sample_weight)")
-            held_out = self._samples("validation ", *validation)
+            held_out = self._samples(*validation, part="validation ")
         training = TrainingStep(self.model, self.loss, self.optimizer, self._batches(data))
         batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
@@ -204,10 +202,8 @@ class Trainer:
             self._call("on_train_end")
         return self.history
 
-    def _samples(
-        self, part: str, x: Array, y: Array, sample_weight: Array | None = None
-    ) -> Samples:
-        return as_samples(self.model, self.loss, x, y, sample_weight, self.class_weight, part)
+    def _samples(self, *data: Array, part: str = "") -> Samples:
+        return as_samples(self.model, self.loss, *data, class_weight=self.class_weight, part=part)
 
     def _batches(self, data: Samples) -> Batches:
         """Return what an engine takes its batches from."""
@@ -326,7 +322,7 @@ class Trainer:
         metrics are in the units of the data ("rmse" of a price in its currency), and the loss is
         that of the scaled targets. Raises ValueError for data that do not fit, as `fit` does.
         """
-        return self._evaluate(self._samples("", x, y, sample_weight))
+        return self._evaluate(self._samples(x, y, sample_weight))
 
     def _evaluate(self, data: Samples) -> dict[str, float]:
         backend, loss = self.model.backend, copy(self.loss)
@@ -352,19 +348,3 @@ class Trainer:
     def _call(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self)
-
-
-def _task(loss: Loss, model: Sequential) -> str:
-    """Return the task that a loss and a number of outputs stand for."""
-    if isinstance(loss, SoftmaxCrossEntropy):
-        return "multiclass"
-    if isinstance(loss, PointwiseLoss) and loss.name == "bce":
-        return "binary" if model.n_out == 1 else "multilabel"
-    return "regression"
-
-
-def _whole_number(name: str, value: Any, least: int, more: str = "") -> int:
-    if isinstance(value, (bool, str)) or not hasattr(value, "__index__") or value < least:
-        wanted = f"a whole number, at least {least}{more}"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return index(value)

@@ -15,7 +15,7 @@ from gpumlp.config_file import load_config, shipped_configs
 from gpumlp.data.mnist import find_mnist
 from gpumlp.data.prepare import prepare
 from gpumlp.errors import DataError
-from gpumlp.gradient_norms import GradientNorms
+from gpumlp.gradients.norms import GradientNorms
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.toml"))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumlp import Dense, MeanAbsoluteError, MeanSquaredError, Sequential, get_backend
-from gpumlp.differences import TOLERANCE, Cost, H, relative_error
+from gpumlp.gradients.differences import TOLERANCE, Cost, H, relative_error
 
 DOUBLE = get_backend("cpu", "fp64")
 

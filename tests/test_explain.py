@@ -24,12 +24,12 @@ from gpumlp import (
 )
 from gpumlp.backend import ACTIVATIONS
 from gpumlp.config_file import load_config
+from gpumlp.console import plain
 from gpumlp.data.prepare import prepare
 from gpumlp.errors import DivergedError
-from gpumlp.explain import explain, largest
-from gpumlp.explain_report import four
+from gpumlp.gradients.explain import explain, largest
+from gpumlp.gradients.report import four
 from gpumlp.losses import LOSSES
-from gpumlp.plain_text import plain
 from gpumlp.saved_model import load_model
 
 

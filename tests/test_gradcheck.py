@@ -10,9 +10,8 @@ from gpumlp.backend import ACTIVATIONS, get_backend
 from gpumlp.build import build_network
 from gpumlp.config_file import load_config, parse_config, shipped_configs
 from gpumlp.engine import graph
-from gpumlp.engine_gradient import Batch
 from gpumlp.errors import DataError, DivergedError
-from gpumlp.gradcheck import (
+from gpumlp.gradients.check import (
     SAMPLED,
     added_sizes,
     backpropagated,
@@ -22,6 +21,7 @@ from gpumlp.gradcheck import (
     failures,
     without_rows_at_kinks,
 )
+from gpumlp.gradients.engine import Batch
 from gpumlp.optimizers import OPTIMIZERS, SGD
 from gpumlp.parameters import Sink
 
@@ -137,7 +137,7 @@ def test_a_large_network_is_sampled_and_looked_at_along_a_direction():
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_configuration_passes(name, monkeypatch):
-    monkeypatch.setattr("gpumlp.gradcheck.SMALL", 200)  # a sample, to be quick
+    monkeypatch.setattr("gpumlp.gradients.check.SMALL", 200)  # a sample, to be quick
     try:
         found = check(load_config(name), rows=5)
     except DataError as error:
@@ -235,7 +235,7 @@ def test_a_wrong_sink_is_found_as_the_engines_error(here, monkeypatch):
         return Sink(parameter.value, self.scalar("-lr"), 1.5 if parameter.is_weight else 1.0)
 
     monkeypatch.setattr(SGD, "sink", sink)
-    monkeypatch.setattr("gpumlp.engine_gradient.LARGE_LR", 1.0)
+    monkeypatch.setattr("gpumlp.gradients.engine.LARGE_LR", 1.0)
     found = check(config(optimizer={"name": "sgd"}))
     assert found.error < 1e-6
     lines = failures(found)

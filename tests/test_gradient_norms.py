@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpumlp.gradient_norms import GradientNorms
+from gpumlp.gradients.norms import GradientNorms
 from gpumlp.layers import Dense
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, PointwiseLoss, SoftmaxCrossEntropy
 from gpumlp.model import Sequential, multilayer_perceptron

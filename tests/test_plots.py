@@ -9,14 +9,14 @@ import pytest
 from gpumlp import plots
 from gpumlp.config_file import parse_config
 from gpumlp.errors import ConfigError, FileError
-from gpumlp.plots.style import our_style, png
-from gpumlp.gradient_norms import GradientNorms
+from gpumlp.gradients.norms import GradientNorms
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import Adam
 from gpumlp.plots import Predictions, plots_wanted, write_plots
 from gpumlp.plots.epochs import gradient_norms, history, learning_rate
 from gpumlp.plots.model import confusion, first_layer, predicted_against_true
+from gpumlp.plots.style import our_style, png
 from gpumlp.trainer import History, Trainer
 
 LARGEST = 100_000  # bytes

@@ -64,6 +64,8 @@ hidden = [5]
 [train]
 epochs = {EPOCHS}
 batch_size = 10
+[log]
+plots = false
 """
 
 
@@ -191,7 +193,8 @@ def test_the_environment_names_the_version_of_gpumlp_that_ran(finished):
 
 def test_the_environment_has_the_sha256_of_the_data(finished):
     env = strict_json((finished / "env.json").read_text())
-    assert env["data_sha256"] == fingerprint([load(str(finished.parent / "small.npz"))])
+    config = load_config(finished / "config.resolved.toml")
+    assert env["data_sha256"] == fingerprint([load(config.data)[0]])
     assert len(env["data_sha256"]) == 64
 
 

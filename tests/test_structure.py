@@ -35,6 +35,7 @@ LAYERS = [
     "gpumlp.layers",
     "gpumlp.model",
     "gpumlp.losses",
+    "gpumlp.ranges",
     "gpumlp.optimizers",
     "gpumlp.schedules",
     "gpumlp.samples",

@@ -8,7 +8,7 @@ import pytest
 from gpumlp import tensorboard
 from gpumlp.config_file import parse_config
 from gpumlp.errors import ConfigError, FileError
-from gpumlp.gradient_norms import GradientNorms
+from gpumlp.gradients.norms import GradientNorms
 from gpumlp.losses import SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import Adam

@@ -40,6 +40,8 @@ lr = 0.05
 [train]
 epochs = 3
 batch_size = 16
+[log]
+plots = false
 """
 
 
@@ -671,10 +673,10 @@ def raising(error):
     return call
 
 
-@pytest.mark.parametrize("where", ["prepare", "fit_and_save"])
+@pytest.mark.parametrize("where", ["experiment.prepare", "train.fit_and_save"])
 def test_too_little_memory_exits_5_with_what_helps(where, run, monkeypatch):
-    monkeypatch.setattr(train, where, raising(MemoryError("Unable to allocate 8 GiB")))
-    err = refused(run(), 5) if where == "prepare" else run("-q").err
+    monkeypatch.setattr(f"gpumlp.{where}", raising(MemoryError("Unable to allocate 8 GiB")))
+    err = refused(run(), 5) if where == "experiment.prepare" else run("-q").err
     assert "out of memory (Unable to allocate 8 GiB)" in err
     assert "batch_size" in err
     assert run("-q").code == 5
@@ -737,11 +739,19 @@ def test_a_result_that_cannot_be_written_exits_6(here):
 # -------------------------------------------------------------------------------------- bugs: 1
 
 
-@pytest.mark.parametrize("where", ["fit_and_save", "build_trainer", "SavedModel", "_summary"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "train.fit_and_save",
+        "experiment.build_trainer",
+        "experiment.SavedModel",
+        "experiment.Experiment.summary",
+    ],
+)
 def test_a_bug_exits_1_with_one_line_that_names_the_log_with_the_traceback(
     where, run, here, monkeypatch
 ):
-    monkeypatch.setattr(train, where, raising(RuntimeError("boom")))
+    monkeypatch.setattr(f"gpumlp.{where}", raising(RuntimeError("boom")))
     err = refused(run("--run-dir", "run", "-q"), 1)
     assert err.count("\n") == 1
     assert "boom" in err
@@ -751,9 +761,12 @@ def test_a_bug_exits_1_with_one_line_that_names_the_log_with_the_traceback(
     assert "RuntimeError: boom" in log
 
 
-@pytest.mark.parametrize("where", ["load_config", "prepare", "build_network", "describe"])
+@pytest.mark.parametrize(
+    "where",
+    ["train.load_config", "experiment.prepare", "experiment.build_network", "train.describe"],
+)
 def test_a_bug_before_there_is_a_run_folder_exits_1_with_one_line(where, run, here, monkeypatch):
-    monkeypatch.setattr(train, where, raising(RuntimeError("boom")))
+    monkeypatch.setattr(f"gpumlp.{where}", raising(RuntimeError("boom")))
     err = refused(run("--run-dir", "run", "-q"), 1)
     assert err.count("\n") == 1
     assert "boom" in err
@@ -764,7 +777,7 @@ def test_a_bug_before_there_is_a_run_folder_exits_1_with_one_line(where, run, he
 LONG = ["--config", "small.toml", "--run-dir", "run", "--set=train.epochs=1000000"]
 SLOW = """
 import sys, time
-from gpumlp import train
+from gpumlp import experiment, train
 {}
 sys.exit(train.main(sys.argv[1:]))
 """
@@ -831,11 +844,11 @@ def test_a_second_signal_kills_at_once(number, here):
 WHILE_SAVING = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-def save(model, path, save=train.SavedModel.save):
+def save(model, path, save=experiment.SavedModel.save):
     os.kill(os.getpid(), signal.{})
     time.sleep(0.2)
     save(model, path)
-train.SavedModel.save = save
+experiment.SavedModel.save = save
 """
 
 
@@ -853,11 +866,11 @@ def test_a_signal_while_the_model_is_saved_changes_nothing(name, here):
 WHILE_LOADING = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-def prepare(*arguments, prepare=train.prepare):
+def prepare(*arguments, prepare=experiment.prepare):
     os.kill(os.getpid(), signal.{})
     time.sleep(0.2)
     return prepare(*arguments)
-train.prepare = prepare
+experiment.prepare = prepare
 """
 
 
@@ -928,7 +941,7 @@ def test_parts_can_have_files_of_their_own(task, run, here):
     arguments = [*LONGER, f"--set=model.task={task}", *files, "--set=optimizer.lr=0.1"]
     outcome = run("--run-dir", "run", *arguments)
     assert outcome.code == 0
-    assert "200 rows to train on, 100 val, 100 test" in outcome.err
+    assert "200 rows to train on, 100 to validate, 100 to test" in outcome.err
     test = summary_of(here / "run")["test"]
     model = load_model(here / "run")
     prediction = model.predict(POINTS[300:])

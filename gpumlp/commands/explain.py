@@ -11,13 +11,13 @@ from ..backend import get_backend
 from ..build import build_loss, build_network
 from ..config import Config
 from ..config_file import load_config
+from ..console import show
 from ..data.prepare import Prepared, prepare
 from ..errors import ConfigError, DataError
-from ..explain import COMPARED, explain
-from ..explain_report import Sample, report
+from ..gradients.explain import COMPARED, explain
+from ..gradients.report import Sample, report
 from ..losses import Loss
 from ..model import Sequential
-from ..plain_text import show
 from ..saved_model import load_model
 
 

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..console import show
 from ..data.fetch import fetch_mnist
 from ..data.mnist import mnist_folder
-from ..plain_text import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

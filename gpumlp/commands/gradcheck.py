@@ -5,10 +5,10 @@ from math import isnan
 
 from ..config import Config
 from ..config_file import load_config
-from ..differences import TOLERANCE
+from ..console import show
 from ..errors import CheckFailed, ConfigError
-from ..gradcheck import MOST_ROWS, SAMPLED, GradientCheck, TensorCheck, check, failures
-from ..plain_text import show
+from ..gradients.check import MOST_ROWS, SAMPLED, GradientCheck, TensorCheck, check, failures
+from ..gradients.differences import TOLERANCE
 from ..wording import count
 
 

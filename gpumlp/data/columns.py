@@ -17,9 +17,7 @@ def columns(y: Array, source: str) -> Float64:
     """Return y, (N,) or (N, K) finite numbers, as float64 (N, K)."""
     if y.dtype.kind == "U":
         row = next((i for i, text in enumerate(y.tolist()) if not _is_number(text)), 0)
-        raise DataError(
-            f'{source}: the target is text, expected numbers ("{y[row]}" at {place(source, row)})'
-        )
+        raise DataError(f'{place(source, row)}: the target is text, "{y[row]}", expected numbers')
     with np.errstate(over="ignore"):  # a long double may not fit; found by the check
         values = y.astype(np.float64)
     check_finite(values, "the target", source)
@@ -43,9 +41,7 @@ def probabilities(y: Array, source: str) -> Float64:
     wrong = abs(sums - 1) > 1e-3
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(
-            f"{source}: the target sums to {sums[row]:.6g}, not to 1, at {place(source, row)}"
-        )
+        raise DataError(f"{place(source, row)}: the target sums to {sums[row]:.6g}, not to 1")
     return values
 
 
@@ -53,7 +49,7 @@ def _refuse(wrong: npt.NDArray[np.bool_], values: Array, expected: str, source: 
     if wrong.any():
         row, column = map(int, np.argwhere(wrong)[0])
         raise DataError(
-            f"{source}: the target is {values[row, column]:g} at {place(source, row, column)}, "
+            f"{place(source, row, column)}: the target is {values[row, column]:g}, "
             f"expected {expected}"
         )
 

@@ -60,9 +60,8 @@ class Frame:
         if isinstance(column, Text):
             row = int(np.argmax(column.codes >= 0))
             cell = column.values[column.codes[row]] if column.values else ""
-            where = place(self.source, row)
             raise DataError(
-                f'{self.source}: {what} "{name}" must be numbers, got "{cell}", {where}'
+                f'{place(self.source, row, name)}: {what} must be a number, got "{cell}"'
             )
         if column.dtype.kind == "f":
             self.refuse_missing(np.isnan(column), name, what)
@@ -84,8 +83,7 @@ class Frame:
         if missing.any():
             count = int(np.count_nonzero(missing))
             raise DataError(
-                f'{self.source}: {what} "{name}" has no value, '
-                f"{place(self.source, int(np.argmax(missing)))}; "
+                f"{place(self.source, int(np.argmax(missing)), name)}: {what} has no value; "
                 f"{count} such cell{'s' if count > 1 else ''}{way_out}"
             )
 

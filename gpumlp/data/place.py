@@ -24,21 +24,34 @@ class Source(str):
         return source
 
 
-def place(source: str, row: int | None = None, column: int | None = None) -> str:
-    """Return where a value stands: its row, its column of x, or both.
+def with_columns(source: str, columns: tuple[str, ...]) -> Source:
+    """Return the same source, about whose columns of those names something is to be said."""
+    return Source(source, getattr(source, "lines", None), columns)
+
+
+def place(source: str, row: int | None = None, column: int | str | None = None) -> str:
+    """Return the beginning of a message: the source, and in it the row, the column, or both.
+
+    A source of one named column names it always.
 
     >>> place("my.npz", 3, 0)
-    'row 3, column 0 (counted from 0)'
+    'my.npz: row 3, column 0 (counted from 0)'
     >>> place(Source("my.csv", [2, 3, 5], ("age", "height")), 2, 1)
-    'line 5, column "height"'
+    'my.csv: line 5, column "height"'
+    >>> place(Source("my.csv", [2, 3, 5], ("age",)), 2)
+    'my.csv: line 5, column "age"'
     """
     lines = getattr(source, "lines", None)
     columns = getattr(source, "columns", ())
+    if column is None and len(columns) == 1:
+        column = 0
     parts, counted = [], False
     if row is not None:
         counted = lines is None
         parts.append(f"row {row}" if lines is None else f"line {lines[row]}")
-    if column is not None:
+    if isinstance(column, int):
         counted = counted or not columns
-        parts.append(f'column "{columns[column]}"' if columns else f"column {column}")
-    return ", ".join(parts) + (" (counted from 0)" if counted else "")
+        column = columns[column] if columns else column
+    if column is not None:
+        parts.append(f'column "{column}"' if isinstance(column, str) else f"column {column}")
+    return f"{source}: " + ", ".join(parts) + (" (counted from 0)" if counted else "")

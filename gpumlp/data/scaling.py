@@ -60,8 +60,8 @@ class Scaler:
         if not np.isfinite(spread).all():
             column = int(np.argmin(np.isfinite(spread)))
             raise DataError(
-                f"{source}: {place(source, column=column)} spans {low[column]} to "
-                f"{high[column]}, too wide to scale"
+                f"{place(source, column=column)} spans {low[column]} to {high[column]}, "
+                "too wide to scale"
             )
         # A column that does not vary has nothing to scale, and 1 / 0 would be no number; the same
         # for one that varies so little that the reciprocal overflows.
@@ -140,8 +140,8 @@ def _means(x: Array, rows: Rows | None, source: str) -> Float64:
         total += values.sum(axis=0, where=given)
         count += given.sum(axis=0)
     if not count.all():
-        column = place(source, column=int(np.argmin(count)))
-        raise DataError(f"{source}: {column} has no value in the training part")
+        where = place(source, column=int(np.argmin(count)))
+        raise DataError(f"{where} has no value in the training part")
     return total / count
 
 

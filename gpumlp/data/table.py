@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DataError
 from .features import Features
-from .place import Source, place
+from .place import Source, place, with_columns
 from .types import Array, Rows
 
 BLOCK_VALUES = 2**20  # 8 MiB in float64: temporaries stay in the cache, whatever the data's size
@@ -22,7 +22,8 @@ class Table:
     ``x`` (N, D) numeric, in its own dtype; ``y`` (N,) integers, floats, bools or text, or (N, K)
     numeric; ``sample_weight`` None or (N,), finite, >= 0 and not all 0; ``source`` is the name
     that messages use. NaN in ``y`` is found by :mod:`gpumlp.data.targets`, which knows the task.
-    Where values may be missing, NaN in ``x`` stands for them.
+    Where values may be missing, NaN in ``x`` stands for them. ``target_names`` are the columns of a
+    file that y comes from, where they have names.
     """
 
     x: Array
@@ -30,11 +31,12 @@ class Table:
     sample_weight: Array | None = None
     source: str = "data"
     features: Features = field(default_factory=Features)
+    target_names: tuple[str, ...] = ()
 
     @property
     def target_source(self) -> Source:
-        """The source as messages about y name it: its rows, and no columns of x."""
-        return Source(self.source, getattr(self.source, "lines", None))
+        """The source as messages about y name it: its rows, and the columns of y."""
+        return with_columns(self.source, self.target_names)
 
 
 def check(
@@ -45,22 +47,22 @@ def check(
     """Return the table with x flattened to (N, D) and text in y as str, or say what is wrong.
 
     ``names`` are the names of the three arrays in messages; with ``missing``, x may hold NaN.
-    Raises DataError for a wrong shape or
-    dtype, for lengths that differ, for no rows, and for values that are not finite.
+    Raises DataError for a wrong shape or dtype, for lengths that differ, for no rows, and for
+    values that are not finite.
 
     >>> images = Table(np.zeros((5, 28, 28)), np.arange(5))
     >>> check(images).x.shape
     (5, 784)
     >>> check(Table(np.array([[1.0, np.nan]]), np.array([0]), source="my.npz"))
     Traceback (most recent call last):
-    gpumlp.errors.DataError: my.npz: x is nan at row 0, column 1 (counted from 0); 1 such value
+    gpumlp.errors.DataError: my.npz: row 0, column 1 (counted from 0): x is nan; 1 such value
     """
     x_name, y_name, weight_name = names
     x = checked_x(table.x, x_name, table.source, missing)
-    y = _checked_y(table.y, y_name, table.source)
+    y = _checked_y(table.y, y_name, with_columns(table.source, ()))
     _check_lengths(x, x_name, y, y_name, table.source)
     if table.sample_weight is not None:
-        _check_weights(table.sample_weight, weight_name, table.source)
+        _check_weights(table.sample_weight, weight_name, with_columns(table.source, ()))
         _check_lengths(x, x_name, table.sample_weight, weight_name, table.source)
     return replace(table, x=x, y=y)
 
@@ -83,8 +85,7 @@ def check_finite(values: Array, name: str, source: str, rows: Rows | None = None
         row, column = (*first, None)[:2]
         where = place(source, row if rows is None else int(rows[row]), column)
         raise DataError(
-            f"{source}: {name} is {values[first]} at {where}; "
-            f"{count} such value{'s' if count > 1 else ''}"
+            f"{where}: {name} is {values[first]}; {count} such value{'s' if count > 1 else ''}"
         )
 
 
@@ -136,7 +137,7 @@ def _check_weights(weights: Array, name: str, source: str) -> None:
     check_finite(weights, name, source)
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
-        raise DataError(f"{source}: {name} is {weights[row]} at {place(source, row)}")
+        raise DataError(f"{place(source, row)}: {name} is {weights[row]}, expected >= 0")
     if not weights.any():
         raise DataError(f"{source}: {name} is 0 in every row")
 

@@ -101,7 +101,7 @@ class Targets:
         if (indices < 0).any():
             row = int(np.argmax(indices < 0))
             raise DataError(
-                f'{source}: unknown label "{names[inverse[row]]}" at {place(source, row)}; '
+                f'{place(source, row)}: unknown label "{names[inverse[row]]}"; '
                 f"known: {_shorten(self.classes)}"
             )
         return indices
@@ -118,7 +118,7 @@ def _labels(y: Array, source: str) -> tuple[list[str], npt.NDArray[np.intp]]:
         if fractional.any():
             row = int(np.argmax(fractional))
             raise DataError(
-                f"{source}: {y[row]} at {place(source, row)} is no class label; "
+                f"{place(source, row)}: {y[row]} is no class label; "
                 'for numbers use task = "regression"'
             )
     distinct, inverse = np.unique(y, return_inverse=True)

@@ -48,14 +48,3 @@ def class_weights(
             )
         weights = np.array([class_weight.get(name, 1.0) for name in targets.classes])
     return weights.astype(dtype)
-
-
-def row_weights(
-    y: Array,
-    targets: Targets,
-    class_weight: str | Mapping[str, float] | None,
-    dtype: npt.DTypeLike,
-) -> Array | None:
-    """Return the weight of each row's class, (N,), or None; see `class_weights`."""
-    weights = class_weights(y, targets, class_weight, dtype)
-    return None if weights is None else weights[y.reshape(-1).astype(np.int64)]

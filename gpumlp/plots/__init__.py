@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..errors import ConfigError
 from ..files import file_errors, write_atomically
-from ..gradient_norms import GradientNorms
+from ..gradients.norms import GradientNorms
 from ..trainer import Trainer
 from .epochs import gradient_norms, history, learning_rate
 from .model import Predictions, confusion, first_layer, predicted_against_true

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, Backend
-from .layers import Activation, Dense, Layer
-from .losses import Loss, PointwiseLoss
-from .model import Sequential
-from .parameters import Parameter
+from ..backend import Array, Backend
+from ..layers import Activation, Dense, Layer
+from ..losses import Loss, PointwiseLoss
+from ..model import Sequential
+from ..parameters import Parameter
 
 H = 1e-5
 TOLERANCE = 1e-6

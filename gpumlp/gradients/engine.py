@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, Backend
-from .build import build_loss, build_optimizer
-from .config import Config
-from .engine import Batches, TrainingStep, get_engine
-from .model import Sequential
-from .parameters import gradient_sink
+from ..backend import Array, Backend
+from ..build import build_loss, build_optimizer
+from ..config import Config
+from ..engine import Batches, TrainingStep, get_engine
+from ..model import Sequential
+from ..parameters import gradient_sink
 
 LARGE_LR = 2.0**20
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Activation, Array, Backend, Scalar, get_activation, get_backend
+from ..backend import Activation, Array, Backend, Scalar, get_activation, get_backend
+from ..errors import DivergedError
+from ..layers import Dense
+from ..losses import Loss
+from ..model import Sequential
 from .differences import Cost
-from .errors import DivergedError
-from .layers import Dense
-from .losses import Loss
-from .model import Sequential
 
 COMPARED = 100
 

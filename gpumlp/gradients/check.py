@@ -13,11 +13,15 @@ from math import isfinite
 
 import numpy as np
 
-from .backend import Array, RecordingBackend, Workspace, get_backend
-from .build import build_loss, build_network, build_optimizer
-from .config import Config
-from .data.prepare import Prepared, prepare
-from .data.weights import class_weights
+from ..backend import Array, RecordingBackend, Workspace, get_backend
+from ..build import build_loss, build_network, build_optimizer
+from ..config import Config
+from ..data.prepare import Prepared, prepare
+from ..data.weights import class_weights
+from ..errors import DataError, DivergedError
+from ..model import Sequential
+from ..optimizers import AdamW, Optimizer
+from ..parameters import Parameter
 from .differences import (
     TOLERANCE,
     Comparison,
@@ -26,11 +30,7 @@ from .differences import (
     relative_error,
     sides_of_kinks,
 )
-from .engine_gradient import Batch, engine_gradient
-from .errors import DataError, DivergedError
-from .model import Sequential
-from .optimizers import AdamW, Optimizer
-from .parameters import Parameter
+from .engine import Batch, engine_gradient
 
 MOST_ROWS = 64
 SMALL = 5_000  # parameters: up to here every entry is checked

@@ -8,12 +8,12 @@ from copy import copy
 
 import numpy as np
 
-from .backend import Array, Backend, RecordingBackend, Workspace
-from .layers import Layer
-from .losses import Loss
-from .parameters import Parameter, Sink
-from .samples import loss_weights
-from .trainer import Callback, Record, Trainer
+from ..backend import Array, Backend, RecordingBackend, Workspace
+from ..layers import Layer
+from ..losses import Loss
+from ..parameters import Parameter, Sink
+from ..samples import loss_weights
+from ..trainer import Callback, Record, Trainer
 
 ROWS = 256
 

@@ -6,13 +6,13 @@ from itertools import starmap
 
 import numpy as np
 
-from .backend import Array, get_backend
-from .config import Config
-from .data.scaling import Scaler
-from .data.targets import Targets
+from ..backend import Array, get_backend
+from ..config import Config
+from ..data.scaling import Scaler
+from ..data.targets import Targets
+from ..losses import Loss
+from ..wording import count
 from .explain import LayerExplanation, largest
-from .losses import Loss
-from .wording import count
 
 UNITS, WEIGHTS, TERMS = 10, 8, 3  # how much of a large layer is shown
 FROM_LOSS = {  # ∂l/∂z of the output layer; for K outputs, all but the first / K

@@ -1,0 +1,1 @@
+"""Gradients to look at: explained for one sample, checked by differences, measured every epoch."""
