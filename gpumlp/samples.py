@@ -8,6 +8,8 @@ from .backend import Array, Backend
 from .losses import Loss
 from .model import Sequential
 
+BLOCK_ROWS = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -111,7 +113,7 @@ def _target(name: str, y: Array, x: Array, model: Sequential, loss: Loss) -> Arr
     if target.shape[:1] != (len(x),):
         rows = len(target) if target.ndim else "no"
         raise ValueError(f"{name} has {rows} rows, x has {len(x)}")
-    _check_finite(name, target)
+    _check_finite(name, target, model.backend)
     if model.n_out is not None:
         try:
             loss.check_target(target, len(x), model.n_out)
@@ -130,21 +132,21 @@ def _numbers(name: str, array: Array, backend: Backend) -> Array:
             array = backend.asarray(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from None
-    _check_finite(name, array)
+    _check_finite(name, array, backend)
     return array
 
 
-def _check_finite(name: str, array: Array) -> None:
-    """Raise ValueError with the first place that is not finite; without memory of its own."""
+def _check_finite(name: str, array: Array, backend: Backend) -> None:
+    """Raise ValueError with the first place that is not finite; needs no memory where all are."""
     if not array.size or array.dtype.kind != "f":
         return
     if np.isfinite(float(array.min())) and np.isfinite(float(array.max())):
         return
-    for row, values in enumerate(array.reshape(len(array), -1)):
-        for column, value in enumerate(values.tolist()):
-            if not np.isfinite(value):
-                where = f"row {row}, column {column}" if array.ndim > 1 else f"row {row}"
-                raise ValueError(f"{name} has {value} at {where} (counted from 0)")
+    for start in range(0, len(array), BLOCK_ROWS):
+        block = backend.to_numpy(array[start : start + BLOCK_ROWS])
+        for place in np.argwhere(~np.isfinite(block))[:1]:
+            where = f"row {start + place[0]}" + "".join(f", column {i}" for i in place[1:])
+            raise ValueError(f"{name} has {block[tuple(place)]} at {where} (counted from 0)")
 
 
 def _check_weights(name: str, weight: Array) -> None:

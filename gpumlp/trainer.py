@@ -141,6 +141,7 @@ class Trainer:
         self.best_epoch: int | None = None
         self.last_epoch = self.last_step = 0
         self.running_loss = float("nan")
+        self.workspace_bytes = 0  # memory of a step of the last `fit`, besides data and parameters
         self.stop_reason: str | None = None
 
     @property
@@ -199,6 +200,7 @@ class Trainer:
                 while self.step < self.last_step and self.stop_reason is None:
                     self._epoch(engine, training, held_out)
         finally:
+            self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
         return self.history
 

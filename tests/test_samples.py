@@ -1,5 +1,7 @@
 """Samples: data that do not fit are refused with the array, the row and the column."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,22 @@ def test_arrays_of_the_right_type_are_taken_without_a_copy():
     assert taken.x is x
     assert taken.target is y
     assert taken.sample_weight is taken.loss_weight is weight
+
+
+def test_the_place_of_nan_is_found_in_many_rows():
+    x = np.zeros((10_000, 4))
+    x[9_876, 3] = NAN
+    with pytest.raises(ValueError, match=r"^x has nan at row 9876, column 3"):
+        as_samples(MODEL, MeanSquaredError(), x, np.zeros((10_000, 3)))
+
+
+def test_finite_data_are_checked_without_memory_of_their_size():
+    x, y = np.zeros((200_000, 4), np.float32), np.zeros((200_000, 3), np.float32)
+    tracemalloc.start()
+    as_samples(MODEL, MeanSquaredError(), x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000
 
 
 def test_lists_will_do():

@@ -26,6 +26,10 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that steps work on."""
+
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
 

@@ -15,6 +15,11 @@ class EagerEngine:
         self._step = step
         self._workspace = Workspace(step.backend)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that steps work on."""
+        return self._workspace.nbytes
+
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
         backend = RecordingBackend(self._step.backend, self._workspace)

@@ -17,6 +17,11 @@ class GraphEngine:
         # at most two sizes occur: the full batch, and the rest at the end of an epoch
         self._plans: dict[int, Plan] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory that steps work on."""
+        return self._workspace.nbytes
+
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
         with np.errstate(all="ignore"):
