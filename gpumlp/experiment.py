@@ -10,9 +10,11 @@ from .build import build_network, build_trainer
 from .config import Config
 from .data.prepare import Part, Prepared, prepare
 from .data.weights import class_weights
-from .errors import DivergedError
+from .errors import DataError, DivergedError
+from .metrics import select
 from .model import Sequential
 from .plots import Predictions
+from .samples import loss_weights
 from .saved_model import SavedModel
 from .trainer import Callback, Trainer
 
@@ -45,15 +47,21 @@ class Experiment:
     def build(cls, config: Config) -> "Experiment":
         """Find the device, load the data, draw the network.
 
-        Raises DeviceError, DataError and FileError.
+        Raises DeviceError, DataError, FileError, and ConfigError for a metric that cannot be.
         """
         backend, why_cpu = choose_backend(config.device, config.precision)
         data = prepare(config.data, config.model.task, config.seed, backend.dtype)
         weight = class_weights(
             data.train.y, data.targets, config.loss.class_weight, data.train.x.dtype
         )
+        select(config.model.task, config.metrics, data.targets.outputs)  # or ConfigError
         network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
-        return cls(config, backend, data, network, weight, why_cpu)
+        experiment = cls(config, backend, data, network, weight, why_cpu)
+        for name, part in experiment.parts.items():
+            weights = loss_weights(part.y, part.sample_weight, weight)
+            if weights is not None and not weights.any():
+                raise DataError(f"every row of the {name} part has weight 0 by loss.class_weight")
+        return experiment
 
     @property
     def parts(self) -> dict[str, Part]:

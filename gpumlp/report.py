@@ -87,7 +87,7 @@ def result(summary: dict[str, Any]) -> str:
         if (of_part := summary.get(part))
     ]
     reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
-    best = f", parameters of epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
+    best = f", best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
     return "\n".join(
         [
             *lines,

@@ -1,6 +1,10 @@
 """The README: its commands are the promised ones, its Python runs, what it points to exists."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,12 @@ def without_blocks(text):
 
 PYTHON = blocks(README, "python", "py")
 SHELL = blocks(README, "", "sh", "bash", "console", "shell")
+LINES = [line for _, code in blocks(README, "sh") for line in code.splitlines() if line.strip()]
+HOUSES = "area,rooms,district,garden,price\n" + "".join(
+    f"{40 + i},{1 + i % 5},{('north', 'south', 'east')[i % 3]},{('yes', 'no')[i % 2]},"
+    f"{1000 * (40 + i) + 20_000 * (i % 3)}\n"
+    for i in range(120)
+)
 
 
 def links(text):
@@ -78,6 +88,80 @@ def test_each_python_block_runs(line, tmp_path, monkeypatch, capsys):
     exec(compile("\n" * (line - 1) + code, str(ROOT / "README.md"), "exec"), {"__name__": "readme"})
     if "print(" in code:
         assert capsys.readouterr().out
+
+
+# ------------------------------------------------------------------- every command, verbatim
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Each line of the README's sh blocks, run by a shell in their order in one folder."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "houses.csv").write_text(HOUSES)
+    for name in ("benchmarks", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, arguments in (("python", ""), ("gpumlp", "-m gpumlp.cli")):
+        script = f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n'
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    paths = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = {}
+    for line in LINES:
+        done[line] = subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=os.environ | paths,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=600,
+        )
+    return done
+
+
+def test_there_are_commands_to_run():
+    assert len(LINES) > 10
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_command_of_the_readme_works_verbatim(line, ran):
+    assert ran[line].returncode == 0, ran[line].stderr
+    assert "Traceback" not in ran[line].stderr
+    assert ran[line].stdout.strip()
+
+
+def test_the_explanation_in_the_readme_is_what_the_command_prints(ran):
+    (line,) = [line for line in LINES if "explain --config xor" in line]
+    shown = next(code for _, code in blocks(README, "text") if "∂l/∂z" in code)
+    # the last line is an error of rounding, which differs between machines
+    assert shown.splitlines()[:-1] == ran[line].stdout.splitlines()[:-1]
+    assert shown.splitlines()[-1].startswith("largest relative error")
+
+
+def test_the_first_command_works_verbatim_from_a_copy_of_the_checkout(tmp_path):
+    if shutil.which("bash") is None or not (ROOT / "pyproject.toml").exists():
+        pytest.skip("no bash or no checkout here")
+    leave = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "runs", "results")
+    shutil.copytree(ROOT, tmp_path / "gpumlp", ignore=leave)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        ["bash", "-c", COMMANDS[0]],
+        cwd=tmp_path / "gpumlp",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if re.search("No matching distribution|Could not find a version|connection", done.stderr):
+        pytest.skip("pip finds no packages here")
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"^test .*accuracy (0\.\d+)", done.stdout, re.M)
+    assert float(accuracy[1]) > 0.95
+    assert "run folder: runs/digits-" in done.stdout
 
 
 def test_there_are_paths_to_check():
@@ -125,7 +209,7 @@ def test_the_options_of_the_readme_exist(capsys):
     named = set().union(*map(options_of, texts))
     assert {"--config", "--set"} <= named
     known = set()
-    for arguments in (["--help"], ["train", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in cli.COMMANDS)):
         with pytest.raises(SystemExit):
             cli.main(arguments)
         known |= options_of(capsys.readouterr().out)

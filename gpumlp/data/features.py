@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from .frame import Frame, Text
-from .place import Source, place
+from .place import Source, place, with_columns
 from .types import Array
 
 MAX_CATEGORIES = 1000
@@ -33,18 +33,20 @@ class Features:
         """Take the categories of the text columns among `names`, in alphabetical order.
 
         Raises DataError for a column of text that looks like a name or number of the row: more than
-        1000 categories, or more than half as many as rows.
+        1000 categories, or more than half as many as rows; and for one without any value.
         """
         categories = {}
         for name, column in zip(names, frame.pick(names), strict=True):
             if isinstance(column, Text):
                 categories[name] = tuple(sorted(column.values))
                 n, rows = len(column.values), len(frame)
+                where = place(frame.source, column=name)
+                if not n:
+                    raise DataError(f"{where} has no value in any row")
                 if n > MAX_CATEGORIES or (rows >= FEW_ROWS and n > rows / 2):
                     raise DataError(
-                        f'{frame.source}: column "{name}" has {n} different texts in {rows} rows, '
-                        "as if it named the row; leave it out by listing the others in "
-                        "data.features"
+                        f"{where} has {n} different texts in {rows} rows, as if it named the row; "
+                        "leave it out by listing the others in data.features"
                     )
         return cls(tuple(names), categories)
 
@@ -65,29 +67,26 @@ class Features:
         """Return x (N, D), and the source as it names rows and columns.
 
         A missing cell is NaN, in all columns of its category; with `missing=False` it is an error.
-        Raises DataError, which names row and column, also for an unknown category and for text
-        among numbers.
+        Raises DataError, which names row and column, also for an unknown category, for text among
+        numbers, and for features of a source without columns.
         """
-        picked = dict(zip(self.names, frame.pick(self.names), strict=True))
-        way_out = '; data.missing = "mean" fills them' if frame.source.lines is not None else ""
+        if not self.names:
+            raise DataError(
+                f"{frame.source}: has named columns, unlike the data that the features come from"
+            )
         parts = []
-        for name, column in picked.items():
-            if isinstance(column, Text):
-                if not missing:
-                    frame.refuse_missing(column.codes < 0, name, "column", way_out)
-                parts.append(self._one_hot(name, column, frame.source))
-            else:
-                if not missing and column.dtype.kind == "f":
-                    frame.refuse_missing(np.isnan(column), name, "column", way_out)
-                parts.append(column[:, None])
-        return np.concatenate(parts, axis=1), Source(frame.source, frame.source.lines, self.columns)
+        for name, column in zip(self.names, frame.pick(self.names), strict=True):
+            if not missing:
+                frame.refuse_missing(column, name, way_out='; data.missing = "mean" fills them')
+            text = isinstance(column, Text)
+            parts.append(self._one_hot(name, column, frame.source) if text else column[:, None])
+        return np.concatenate(parts, axis=1), with_columns(frame.source, self.columns)
 
     def _one_hot(self, name: str, column: Text, source: Source) -> Array:
         if name not in self.categories:
             row = int(np.argmax(column.codes >= 0))
             cell = column.values[column.codes[row]]
-            where = place(source, row)
-            raise DataError(f'{source}: {where}, column "{name}": "{cell}" is not a number')
+            raise DataError(f'{place(source, row, name)}: "{cell}" is not a number')
         known = {category: i for i, category in enumerate(self.categories[name])}
         # the last entry of the table answers the code -1
         table = np.array([known.get(value, -2) for value in column.values] + [-1])
@@ -95,7 +94,7 @@ class Features:
         if (places == -2).any():
             row = int(np.argmax(places == -2))
             raise DataError(
-                f'{source}: {place(source, row)}, column "{name}": unknown category '
+                f"{place(source, row, name)}: unknown category "
                 f'"{column.values[column.codes[row]]}"; known: {_shorten(self.categories[name])}'
             )
         one_hot = (places[:, None] == np.arange(len(known))).astype(np.float64)

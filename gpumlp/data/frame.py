@@ -1,5 +1,6 @@
 """A frame holds named columns, of numbers or of text, as a csv file or an array of records has."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,8 @@ import numpy as np
 from ..errors import DataError
 from .place import Source, place
 from .types import Array, Rows
+
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
 
 
 class Text(NamedTuple):
@@ -63,23 +66,28 @@ class Frame:
             raise DataError(
                 f'{place(self.source, row, name)}: {what} must be a number, got "{cell}"'
             )
-        if column.dtype.kind == "f":
-            self.refuse_missing(np.isnan(column), name, what)
+        self.refuse_missing(column, name, what)
         return column
 
     def labels(self, name: str) -> Array:
         """Return a target column: numbers if all its cells are, otherwise text, all given."""
         (column,) = self.pick([name])
+        self.refuse_missing(column, name, "the target")
         if not isinstance(column, Text):
             return column
-        self.refuse_missing(column.codes < 0, name, "the target")
-        try:
-            return np.array(column.values, np.float64)[column.codes]
-        except ValueError:
-            return np.array(column.values)[column.codes]
+        numbers = all(map(NUMBER.fullmatch, column.values))
+        return np.array(column.values, np.float64 if numbers else np.str_)[column.codes]
 
-    def refuse_missing(self, missing: Array, name: str, what: str, way_out: str = "") -> None:
-        """Raise DataError about the first missing cell of a column, if there is one."""
+    def refuse_missing(
+        self, column: Array | Text, name: str, what: str = "the cell", way_out: str = ""
+    ) -> None:
+        """Raise DataError about the first cell of a csv column that is missing, if one is.
+
+        NaN in an array is a value, which whoever takes only finite ones refuses.
+        """
+        if self.source.lines is None:
+            return
+        missing = column.codes < 0 if isinstance(column, Text) else np.isnan(column)
         if missing.any():
             count = int(np.count_nonzero(missing))
             raise DataError(
@@ -95,8 +103,9 @@ def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]
     Traceback (most recent call last):
     gpumlp.errors.DataError: my.csv: no column "hight"; it has age, height; did you mean "height"?
     """
+    known = set(there)
     for name in names:
-        if name not in there:
+        if name not in known:
             close = get_close_matches(name, there, n=1)
             near = f'; did you mean "{close[0]}"?' if close else ""
             shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")

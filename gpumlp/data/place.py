@@ -1,5 +1,6 @@
 """Say where in a source a value stands, in the words of whoever made the file."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -12,11 +13,14 @@ class Source(str):
     can name the line and the column as they stand in the file.
     """
 
-    lines: npt.NDArray[Any] | None
+    lines: npt.NDArray[Any] | Sequence[int] | None
     columns: tuple[str, ...]
 
     def __new__(
-        cls, name: str, lines: npt.NDArray[Any] | None = None, columns: tuple[str, ...] = ()
+        cls,
+        name: str,
+        lines: npt.NDArray[Any] | Sequence[int] | None = None,
+        columns: tuple[str, ...] = (),
     ) -> Self:
         """Make the name, with what is known of rows and columns."""
         source = super().__new__(cls, name)

@@ -211,7 +211,8 @@ def _from_frame(
         features = Features.fit(frame, names)
     missing = data.missing == "mean" and frame.source.lines is not None
     x, source = features.encode(frame, missing)
-    return check(Table(x, y, weights, source, features), missing=missing)
+    names = ("x", "the target", "the weight")
+    return check(Table(x, y, weights, source, features, tuple(targets)), names, missing)
 
 
 def _matrix(frame: Frame, names: Sequence[str]) -> Array:
