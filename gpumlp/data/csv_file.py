@@ -6,28 +6,24 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from ..errors import DataError
-from .frame import NUMBER, Frame, Text, choose
-from .place import Source, place
+from .csv_column import Cells, Column
+from .frame import Frame, choose
+from .place import Source
 from .reading import blame, open_data
-from .types import Array
 
-MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
-DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
 MAX_LINE = 2**24  # characters; a decompressed bomb of zeros is one endless line
 MAX_SIZE = 2**34  # characters of the whole text
 BLOCK_CELLS = 2**18
-
-Cells: TypeAlias = Array | Sequence[str]  # numbers, all given, or what is written
 
 
 def read_csv(
@@ -48,7 +44,7 @@ def read_csv(
         header = text_file.header(first)
         wanted = header if names is None else choose(names, header, source)
         index = {name: i for i, name in enumerate(header)}
-        columns = [_Column(name, index[name], name in text) for name in wanted]
+        columns = [Column(name, index[name], name in text) for name in wanted]
         numbers: list[int] = []
         for starts, cells in text_file.blocks(columns, len(header)):
             numbers += starts
@@ -115,7 +111,7 @@ class _TextFile:
         return header
 
     def blocks(
-        self, columns: Sequence["_Column"], width: int
+        self, columns: Sequence[Column], width: int
     ) -> Iterator[tuple[list[int], list[Cells]]]:
         """Yield the lines on which rows begin, and the cells of each column, a block at a time."""
         full = max(1, BLOCK_CELLS // width)
@@ -134,7 +130,7 @@ class _TextFile:
                 yield list(starts), [whole[column.index] for column in columns]
 
     def _plain_cells(
-        self, batch: list[str], columns: Sequence["_Column"], width: int
+        self, batch: list[str], columns: Sequence[Column], width: int
     ) -> list[Cells] | None:
         """Return the cells of lines without quotes if those of all columns of numbers are numbers.
 
@@ -193,81 +189,3 @@ def _checked(
             )
         if row:
             yield start, row
-
-
-@dataclass
-class _Column:
-    """A column as it grows: blocks of numbers until a cell is none, from then on text."""
-
-    name: str
-    index: int  # of its cells in a row
-    forced: bool  # text, whatever it looks like
-    count: int = 0
-    numbers: list[Array] = field(default_factory=list)
-    codes: list[Array] = field(default_factory=list)
-    index: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_text(self) -> bool:
-        return self.forced or bool(self.codes)
-
-    def add(self, cells: Cells, source: Source) -> None:
-        """Take the next cells, whose lines the source knows."""
-        self.count += len(cells)
-        if isinstance(cells, np.ndarray):
-            self.numbers.append(cells)
-            return
-        cells = [cell.strip() for cell in cells]
-        text = [_is_text(cell) for cell in cells]
-        if not self.forced:
-            self._check_mixture(cells, text, source)
-        if self.is_text or any(text):
-            self._add_text(cells)
-            return
-        values = np.array([np.nan if cell in MISSING else float(cell) for cell in cells])
-        if np.isinf(values).any():
-            row = int(np.argmax(np.isinf(values)))
-            where = place(source, row, self.name)
-            raise DataError(f'{where}: "{_shown(cells[row])}" is not a finite number')
-        self.numbers.append(values)
-
-    def _check_mixture(self, cells: Sequence[str], text: Sequence[bool], source: Source) -> None:
-        """Raise DataError if there are numbers and text, here or in earlier blocks."""
-        for row, cell in enumerate(cells):
-            if text[row] and DECIMAL_COMMA.fullmatch(cell):
-                where, meant = place(source, row, self.name), cell.replace(",", ".")
-                raise DataError(f'{where}: "{_shown(cell)}" has a decimal comma; write {meant}')
-        number = [cell not in MISSING and not t for cell, t in zip(cells, text, strict=True)]
-        had_number = any(not np.isnan(values).all() for values in self.numbers)
-        had_text = bool(self.codes)
-        if not ((any(text) or had_text) and (any(number) or had_number)):
-            return
-        text_is_odd = had_number or (not had_text and sum(number) >= sum(text))
-        row = (text if text_is_odd else number).index(True)
-        raise DataError(
-            f'{place(source, row, self.name)}: "{_shown(cells[row])}" among '
-            f"{'numbers' if text_is_odd else 'text'}; correct it, leave the cell empty if there is "
-            f'no value, or, if the column holds categories, set data.categorical = ["{self.name}"]'
-        )
-
-    def _add_text(self, cells: Sequence[str]) -> None:
-        if self.numbers:  # blocks without any value came before
-            self.codes, self.numbers = [np.full(self.count - len(cells), -1)], []
-        index = self.index
-        codes = [-1 if c in MISSING else index.setdefault(c, len(index)) for c in cells]
-        self.codes.append(np.array(codes, np.int64))
-
-    def finished(self) -> Array | Text:
-        """Return the whole column, and forget its blocks."""
-        blocks, self.numbers = self.numbers, []  # one column at a time, not the whole file twice
-        if not self.is_text:
-            return np.concatenate(blocks)
-        return Text(tuple(self.index), np.concatenate(self.codes))
-
-
-def _is_text(cell: str) -> bool:
-    return cell not in MISSING and not NUMBER.fullmatch(cell)
-
-
-def _shown(cell: str) -> str:
-    return cell if len(cell) <= 40 else f"{cell[:37]}..."
