@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 RATIO = "Ratio: seconds / seconds of gpumlp in the same round; bold: faster than gpumlp."
+ERROR = "Error on test rows, mean over the seeds: RMSE (curve), share misclassified (others)."
 OPENED = re.compile(r"<!-- table:")
 
 
@@ -41,9 +42,12 @@ def table(results: Path, name: str) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows, environment = content["rows"], content["environment"]
-        devices = "speed_up" in rows[0]
-        lines = device_lines(rows) if devices else training_lines(rows)
-        legend = [] if devices else [RATIO]
+        if "depth" in rows[0]:
+            lines, legend = depth_lines(rows), [ERROR]
+        elif "speed_up" in rows[0]:
+            lines, legend = device_lines(rows), []
+        else:
+            lines, legend = training_lines(rows), [RATIO]
         return "\n".join([*lines, "", *legend, environment_line(environment, name), ""])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise TableError(f"{path}: no results of a benchmark: {error!r}") from None
@@ -96,6 +100,21 @@ def device_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def depth_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each number of parameters, a column for each depth; the best is bold."""
+    depths = sorted({row["depth"] for row in rows})
+    lines = header(["data @ parameters", *(f"{d} hidden layer{'s' * (d > 1)}" for d in depths)])
+    for data, budget in dict.fromkeys((row["data"], row["budget"]) for row in rows):
+        own = {r["depth"]: r["mean"] for r in rows if (r["data"], r["budget"]) == (data, budget)}
+        best = min(own.values())
+        cells = [f"{own[d]:.3f}" if d in own else "" for d in depths]
+        cells = [
+            f"**{c}**" if own.get(d) == best else c for d, c in zip(depths, cells, strict=True)
+        ]
+        lines.append(line([f"{data} @ {budget:,}", *cells]))
+    return lines
+
+
 def header(cells: Sequence[str]) -> list[str]:
     """Return the two lines that open a table, numbers to the right."""
     return [line(cells), line(["---", *["---:"] * (len(cells) - 1)])]
@@ -112,7 +131,7 @@ def digits(value: float) -> str:
 
 def environment_line(environment: dict[str, Any], name: str) -> str:
     """Return what the numbers were measured on, when, and the file they are from."""
-    systems = environment["systems"]
+    systems = environment.get("systems", {})
     versions = {k: v for about in systems.values() for k, v in about["versions"].items()}
     versions = {"gpumlp": environment["packages"]["gpumlp"], **versions}
     parts = [environment[key] for key in ("gpu", "cpu") if key in environment]
