@@ -47,13 +47,20 @@ def _idle_keys(config: Config) -> Iterator[Clash]:
 
 def _in_data(config: Config) -> Iterator[Clash]:
     data = config.data
+    kind = kind_of(data.source)
+    own_target = kind in ("npy", "idx") and isinstance(data.target, str) and is_file(data.target)
     for path, split in (("data.test", data.test), ("data.val", data.val)):
         if split and split.fraction is None and split.path is None:
             yield Clash((path,), "needs fraction or path")
-        own_target = isinstance(data.target, str) and is_file(data.target)
+        if split and split.path and (kind_of(split.path) == "csv") != (kind == "csv"):
+            problem = f"must be a csv file if data.source is one, and only then, got {split.path}"
+            yield Clash((f"{path}.path", "data.source"), problem)
         if split and split.target is not None and not (split.path and own_target):
             yield Clash((f"{path}.target",), "belongs to path, where data.target is a file too")
-    kind = kind_of(data.source)
+    for key in ("features", "sample_weight"):
+        if own_target and getattr(data, key) is not None:
+            problem = "cannot be given where data.target is a file: there are no columns to name"
+            yield Clash((f"data.{key}", "data.target"), problem)
     belong: dict[str, tuple[str, ...]] = {
         "path": ("mnist",),
         "features": ("csv", "npz", "npy", "idx"),
@@ -65,7 +72,7 @@ def _in_data(config: Config) -> Iterator[Clash]:
     for key, kinds in belong.items():
         given = getattr(data, key) != type(data).model_fields[key].default
         if given and kind not in kinds:
-            problem = f"belongs to {' and '.join(kinds)} sources, not to {data.source}"
+            problem = f"belongs to {', '.join(kinds)} sources, not to {data.source}"
             yield Clash((f"data.{key}", "data.source"), problem)
     if data.target_scale != "none":
         keys = ("data.target_scale", "model.task", "loss.name")

@@ -205,6 +205,60 @@ def test_a_single_problem_is_counted_in_the_singular():
         ),
         ({"data": DIGITS | {"val": {}}}, "data.val", "needs fraction or path"),
         (
+            {"data": DIGITS | {"missing": "mean"}},
+            "data.missing",
+            "belongs to csv sources, not to builtin:digits",
+        ),
+        (
+            {"data": DIGITS | {"target": "price"}},
+            "data.target",
+            "belongs to csv, npz, npy, idx sources, not to builtin:digits",
+        ),
+        (
+            {"data": {"source": "x.npz", "categorical": ["a"]}},
+            "data.categorical",
+            "belongs to csv sources, not to x.npz",
+        ),
+        (
+            {"data": {"source": "x.csv", "path": "here"}},
+            "data.path",
+            "belongs to mnist sources, not to x.csv",
+        ),
+        (
+            {"data": {"source": "x.npy", "target": "y.npy", "sample_weight": "3"}},
+            "data.sample_weight",
+            "cannot be given where data.target is a file: there are no columns to name",
+        ),
+        (
+            {"data": {"source": "x.csv", "test": {"path": "t.npz"}}},
+            "data.test.path",
+            "must be a csv file if data.source is one, and only then, got t.npz",
+        ),
+        (
+            {"data": DIGITS | {"val": {"path": "v.csv"}}},
+            "data.val.path",
+            "must be a csv file if data.source is one, and only then, got v.csv",
+        ),
+        (
+            {"data": {"source": "x.npy", "val": {"path": "v.npy", "target": "w.npy"}}},
+            "data.val.target",
+            "belongs to path, where data.target is a file too",
+        ),
+        (
+            {"data": DIGITS | {"target_scale": "standard"}},
+            "data.target_scale",
+            'cannot be used with model.task = "multiclass"',
+        ),
+        (
+            {
+                "data": DIGITS | {"target_scale": "standard"},
+                "model": {"task": "regression"},
+                "loss": {"name": "poisson"},
+            },
+            "data.target_scale",
+            'cannot be used with loss.name = "poisson"',
+        ),
+        (
             {"early_stopping": {}},
             "early_stopping.monitor",
             'needs [data] val = {fraction = 0.1} or similar, got "val_loss"',
@@ -461,6 +515,39 @@ def fitted(mapping: dict[str, Any]) -> dict[str, Any]:
 def test_writing_and_reading_gives_the_same_configuration(mapping):
     config = parse_config(mapping)
     assert parse_config(tomllib.loads(dump_config(config))) == config
+
+
+KINDS_OF_DATA = [
+    {"source": "builtin:xor"},
+    {"source": "mnist", "path": "folder", "test": {"fraction": 0.1}},
+    {"source": "x.npz", "features": "a", "target": "b", "sample_weight": "w"},
+    {
+        "source": "x.npy",
+        "target": "y.npy",
+        "test": {"path": "t-ubyte.gz", "target": "u.idx"},
+        "val": {"fraction": 0.1, "stratify": False},
+    },
+    {"source": "x.idx.gz", "target": ["3", "4"], "features": ["1", "2"], "sample_weight": "0"},
+    {
+        "source": "größe.CSV.gz",
+        "target": "preis",
+        "features": ["a b", "c"],
+        "categorical": ["c"],
+        "missing": "mean",
+        "val": {"path": "v.csv"},
+        "split_seed": 3,
+    },
+]
+
+
+@pytest.mark.parametrize("data", KINDS_OF_DATA, ids=lambda data: data["source"])
+def test_a_written_file_of_every_kind_of_data_loads_again(write, data):
+    config = load_config(write(dump_config(parse_config({"data": data}))))
+    assert load_config(write(dump_config(config))) == config
+    for key, value in data.items():
+        if key not in ("source", "path", "target", "test", "val"):
+            written = getattr(config.data, key)
+            assert written == (tuple(value) if isinstance(value, list) else value)
 
 
 def test_a_written_file_has_every_default_in_the_order_of_the_sections(write):

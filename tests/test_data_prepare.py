@@ -15,15 +15,20 @@ class HeldOut:
     fraction: float | None = None
     stratify: bool = True
     shuffle: bool = True
+    target: str | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
     source: str = "builtin:digits"
-    features: str = "x"
-    target: str = "label"
+    path: str | None = None
+    features: str | tuple[str, ...] | None = None
+    target: str | tuple[str, ...] = "label"
     sample_weight: str | None = None
+    categorical: tuple[str, ...] = ()
+    missing: str = "error"
     scale: str = "standard"
+    target_scale: str = "none"
     split_seed: int | None = None
     test: HeldOut | None = None
     val: HeldOut | None = None
@@ -51,7 +56,7 @@ def test_the_parts_hold_every_row_once_and_in_proportion():
     assert sizes == [1294, 144, 359]
     rows = np.concatenate([part.rows for part in (parts.train, parts.val, parts.test)])
     assert np.array_equal(np.sort(rows), np.arange(1797))
-    labels = load("builtin:digits").y
+    labels = load(Settings())[0].y
     for part in (parts.train, parts.val, parts.test):
         assert (part.y == labels[part.rows]).all()
         share = np.bincount(labels) * len(part.y) / 1797
@@ -61,7 +66,7 @@ def test_the_parts_hold_every_row_once_and_in_proportion():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_part_holds_its_own_rows_scaled_in_the_dtype_asked_for(dtype):
     parts = prepare(Settings(test=HeldOut(fraction=0.2)), "multiclass", 0, dtype)
-    raw = load("builtin:digits").x.astype(np.float64)
+    raw = load(Settings())[0].x.astype(np.float64)
     for part in (parts.train, parts.test):
         expected = (raw[part.rows] - parts.scaler.offset) * parts.scaler.factor
         assert part.x.dtype == dtype
@@ -174,7 +179,7 @@ def test_a_test_file_is_scaled_and_encoded_as_the_training_data(tmp_path):
 
 def test_an_unseen_label_in_a_test_file_names_file_and_row(tmp_path):
     test = save(tmp_path / "test.npz", x=np.zeros((3, 64)), label=np.array([1, 2, 10]))
-    with pytest.raises(DataError, match=r'test\.npz: unknown label "10" at row 2'):
+    with pytest.raises(DataError, match=r'test\.npz: row 2 .*: unknown label "10"'):
         digits_in_three(test=HeldOut(path=test))
 
 
@@ -194,7 +199,7 @@ def test_a_number_out_of_range_for_float32_is_named_with_its_row(tmp_path, array
         scale="none",
         test=HeldOut(fraction=0.5),
     )
-    with pytest.raises(DataError, match=r"big\.npz: .*float32 is inf at row 7"):
+    with pytest.raises(DataError, match=r"big\.npz: row 7.*: .*float32 is inf"):
         prepare(settings, "regression", 0, np.float32)
     assert prepare(settings, "regression", 0, np.float64).train.x.dtype == np.float64
 
@@ -237,3 +242,107 @@ def test_the_fingerprint_changes_with_any_raw_byte_and_with_nothing_else(tmp_pat
     ]
     assert len({*same, *others}) == 1 + len(others)
     assert all(len(text) == 64 and set(text) <= set("0123456789abcdef") for text in others)
+
+
+# ------------------------------------------------------------------------------ csv and targets
+
+
+def csv_file(path, rows, head="age,colour,label"):
+    path.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
+    return str(path)
+
+
+def test_missing_cells_are_filled_with_the_mean_of_the_training_rows_only(tmp_path):
+    draw = np.random.default_rng(5)
+    age = draw.normal(40, 9, 60).round(2)
+    gone, colours = draw.random(60) < 0.3, draw.choice(["red", "blue", ""], 60)
+    cells = ["" if g else f"{a}" for a, g in zip(age, gone, strict=True)]
+
+    def prepared(cells):
+        rows = [f"{c},{k},{i % 2}" for i, (c, k) in enumerate(zip(cells, colours, strict=True))]
+        held = {"test": HeldOut(fraction=0.3), "val": HeldOut(fraction=0.2)}
+        source = csv_file(tmp_path / "main.csv", rows)
+        settings = Settings(source=source, missing="mean", scale="none", **held)
+        return prepare(settings, "multiclass", 0, np.float64)
+
+    parts = prepared(cells)
+    train = parts.train.rows
+    assert parts.features.columns == ("age", "colour=blue", "colour=red")
+    given = train[colours[train] != ""]
+    means = [
+        age[train][~gone[train]].mean(),
+        *(np.mean(colours[given] == c) for c in ("blue", "red")),
+    ]
+    np.testing.assert_allclose(parts.scaler.fill, means)
+    for part in (parts.train, parts.val, parts.test):
+        expected = np.where(gone, means[0], age)[part.rows]
+        np.testing.assert_allclose(part.x[:, 0], expected)
+        empty = colours[part.rows] == ""
+        np.testing.assert_allclose(part.x[empty, 1:], np.tile(means[1:], (empty.sum(), 1)))
+    for row in (*parts.test.rows, *parts.val.rows):
+        cells[row] = "99999"
+    assert prepared(cells).scaler.fill[0] == parts.scaler.fill[0]
+
+
+def test_a_test_file_may_have_its_columns_in_any_order(tmp_path):
+    rows = [f"{i},{'red' if i % 3 else 'blue'},{'yes' if i % 2 else 'no'}" for i in range(12)]
+    swapped = [",".join(["x", *reversed(row.split(","))]) for row in rows]
+    main = csv_file(tmp_path / "main.csv", rows)
+    other = csv_file(tmp_path / "other.csv", swapped, "more,label,colour,age")
+    parts = prepare(Settings(source=main, test=HeldOut(path=other)), "binary", 0, np.float64)
+    np.testing.assert_array_equal(parts.test.x, parts.train.x)
+    np.testing.assert_array_equal(parts.test.y, parts.train.y)
+
+
+def test_unknown_labels_and_categories_of_a_test_file_are_named_with_their_line(tmp_path):
+    main = csv_file(tmp_path / "main.csv", ["1,red,no", "2,blue,yes"])
+    for row, words in (
+        ("1,red,maybe", 'line 4, column "label": unknown label "maybe"; known: no, yes'),
+        ("1,pink,no", 'line 4, column "colour": unknown category "pink"; known: blue, red'),
+        ("1,red,", 'line 4, column "label": the target has no value; 1 such cell'),
+    ):
+        other = csv_file(tmp_path / "other.csv", ["1,red,no", "", row])
+        with pytest.raises(DataError) as caught:
+            prepare(Settings(source=main, test=HeldOut(path=other)), "binary", 0, np.float32)
+        assert str(caught.value) == f"{other}: {words}"
+
+
+def test_numbers_out_of_range_in_a_csv_are_named_with_line_and_column(tmp_path):
+    rows = ["1,red,1", "2,blue,2", "1e300,red,3"]
+    source = csv_file(tmp_path / "main.csv", rows)
+    with pytest.raises(DataError, match=r'main\.csv: line 4, column "age": scaled x as float32'):
+        prepare(Settings(source=source, scale="none"), "regression", 0, np.float32)
+    source = csv_file(tmp_path / "main.csv", ["1,red,1", "2,blue,1e200"])
+    with pytest.raises(
+        DataError, match=r'main\.csv: line 3, column "label": the target as float32'
+    ):
+        prepare(Settings(source=source), "regression", 0, np.float32)
+
+
+def test_scaled_targets_have_mean_0_and_variance_1_in_the_training_part(tmp_path):
+    label = np.random.default_rng(6).normal(1000, 50, (50, 2))
+    source = regression_file(tmp_path / "r.npz", label=label)
+    held = {"test": HeldOut(fraction=0.2), "val": HeldOut(fraction=0.2)}
+    settings = Settings(source=source, target_scale="standard", **held)
+    parts = prepare(settings, "regression", 0, np.float64)
+    np.testing.assert_allclose(parts.train.y.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(parts.train.y.var(axis=0), 1)
+    for part in (parts.train, parts.val, parts.test):
+        np.testing.assert_allclose(parts.target_scaler.inverse(part.y), label[part.rows])
+    assert prepare(Settings(source=source), "regression", 0, np.float64).target_scaler is None
+
+
+def test_the_fingerprint_knows_the_names_of_columns_and_categories(tmp_path):
+    rows = ["1,red,1", "2,blue,2"]
+
+    def fingerprint(rows, head="age,colour,label"):
+        source = csv_file(tmp_path / "main.csv", rows, head)
+        return prepare(Settings(source=source), "regression", 0, np.float64).fingerprint
+
+    others = [
+        fingerprint(rows, "years,colour,label"),
+        fingerprint(["1,pink,1", "2,blue,2"]),
+        fingerprint(["1,red,1", "2.5,blue,2"]),
+    ]
+    assert fingerprint(rows) == fingerprint([rows[0].replace("1,red", "1.0,red"), rows[1]])
+    assert len({fingerprint(rows), *others}) == 4

@@ -94,7 +94,9 @@ def test_a_value_out_of_the_range_of_the_dtype_is_named_with_its_own_row():
     x = np.zeros((200, 3))
     x[150, 2] = 1e300
     scaler = Scaler.fit("none", x)
-    with pytest.raises(DataError, match=r"my\.npz: .*float32 is inf at row 150, column 2"):
+    with pytest.raises(
+        DataError, match=r"my\.npz: row 150, column 2 .*: scaled x as float32 is inf"
+    ):
         scaler.transform(x, np.float32, np.arange(100, 200), source="my.npz")
     assert np.isfinite(scaler.transform(x, np.float64)).all()
 
@@ -121,3 +123,59 @@ def test_a_scaler_survives_saving(name, x):
 def test_an_unknown_scaler_is_an_error_of_the_caller():
     with pytest.raises(ValueError, match="none, standard, minmax"):
         Scaler.fit("robust", np.zeros((2, 2)))
+
+
+# ---------------------------------------------------------------------------- missing values
+
+
+@pytest.fixture
+def gaps():
+    x = np.random.default_rng(3).normal(5, 2, (101, 4))
+    x[np.random.default_rng(4).random(x.shape) < 0.2] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("name", SCALERS)
+def test_missing_values_are_the_mean_of_the_rows_fitted(name, gaps):
+    rows = np.arange(0, 101, 2)
+    scaler = Scaler.fit(name, gaps, rows, missing=True)
+    means = np.nanmean(gaps[rows], axis=0)
+    np.testing.assert_allclose(scaler.fill, means, rtol=1e-13)
+    filled = np.where(np.isnan(gaps), means, gaps)
+    expected = Scaler.fit(name, filled, rows).transform(filled, np.float64)
+    np.testing.assert_allclose(scaler.transform(gaps, np.float64), expected, atol=1e-12)
+    assert np.isnan(gaps).any()  # the data itself stays as it is
+
+
+def test_a_column_without_any_value_in_the_rows_fitted_is_named(gaps):
+    gaps[:50, 2] = np.nan
+    with pytest.raises(DataError, match=r"my\.csv: column 2 .*has no value in the training part"):
+        Scaler.fit("standard", gaps, np.arange(50), "my.csv", missing=True)
+
+
+def test_missing_values_without_a_fill_are_refused(gaps):
+    scaler = Scaler.fit("none", gaps)
+    with pytest.raises(DataError, match=r"x as float32 is nan"):
+        scaler.transform(gaps, np.float32)
+
+
+def test_values_too_large_to_average_are_refused():
+    x = np.array([[1e308], [1.7e308], [np.nan]])
+    with pytest.raises(DataError, match="too wide to scale"):
+        Scaler.fit("standard", x, missing=True)
+
+
+@pytest.mark.parametrize("name", SCALERS)
+def test_a_scaler_with_a_fill_survives_saving(name, gaps):
+    scaler = Scaler.fit(name, gaps, missing=True)
+    loaded = Scaler.from_arrays(name, scaler.to_arrays())
+    assert (loaded.transform(gaps, np.float64) == scaler.transform(gaps, np.float64)).all()
+    with pytest.raises(ValueError, match="no scaler"):
+        Scaler.from_arrays(name, {**scaler.to_arrays(), "fill": np.zeros(3)})
+
+
+@pytest.mark.parametrize("name", SCALERS)
+def test_inverse_undoes_transform(name, x):
+    scaler = Scaler.fit(name, x)
+    scaled = scaler.transform(x, np.float64)
+    np.testing.assert_allclose(scaler.inverse(scaled), x.astype(np.float64), rtol=1e-12, atol=1e-12)

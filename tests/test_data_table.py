@@ -18,10 +18,11 @@ def table_error(x, y=None, weights=None):
 def test_a_value_that_is_not_finite_is_named_with_row_column_and_count(value):
     x = np.zeros((9000, 400), np.float32)
     x[4321, 17] = value  # in the second block of rows
-    assert f"features is {value} at row 4321, column 17" in table_error(x)
-    assert "1 such value" in table_error(x)
+    assert (
+        f"row 4321, column 17 (counted from 0): features is {value}; 1 such value" in table_error(x)
+    )
     x[4321:, 300] = value
-    assert "at row 4321, column 17 (counted from 0); 4680 such values" in table_error(x)
+    assert "row 4321, column 17 (counted from 0): features is" in table_error(x)
 
 
 @pytest.mark.parametrize("dtype", [object, complex, "U3", "datetime64[s]", [("a", "f4")]])
@@ -68,8 +69,8 @@ def test_bytes_in_the_target_are_read_as_utf8():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1, -2, 1], "w is -2 at row 1"),
-        ([1, 1, np.nan], "w is nan at row 2"),
+        ([1, -2, 1], "row 1 (counted from 0): w is -2, expected >= 0"),
+        ([1, 1, np.nan], "row 2 (counted from 0): w is nan"),
         ([0, 0, 0], "w is 0 in every row"),
         ([[1], [1], [1]], "w must be one number a row"),
         (["1", "1", "1"], "w must be one number a row"),

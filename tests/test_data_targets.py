@@ -53,7 +53,7 @@ def test_an_unseen_label_is_named_with_its_row_and_the_known_ones():
     with pytest.raises(DataError) as caught:
         targets.encode(np.array(["dog", "cow", "cat", "ape"]), "test.npz")
     assert str(caught.value) == (
-        'test.npz: unknown label "cow" at row 1 (counted from 0); known: cat, dog'
+        'test.npz: row 1 (counted from 0): unknown label "cow"; known: cat, dog'
     )
 
 
@@ -65,14 +65,14 @@ def test_many_known_labels_are_not_all_listed():
 
 def test_float_labels_must_be_whole_numbers():
     message = fit_error("multiclass", [1.0, 2.0, 2.5])
-    assert "2.5 at row 2" in message
+    assert "row 2 (counted from 0): 2.5 is no class label" in message
     assert 'task = "regression"' in message
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_target_that_is_not_finite_is_named_with_its_row(task, value):
-    assert f"is {value} at row 1" in fit_error(task, [1.0, value, 2.0])
+    assert f"row 1 (counted from 0): the target is {value};" in fit_error(task, [1.0, value, 2.0])
 
 
 @pytest.mark.parametrize("task", ["multiclass", "binary"])
@@ -95,13 +95,17 @@ def test_one_hot_and_soft_rows_are_kept_as_floats():
 
 
 def test_a_soft_row_that_does_not_sum_to_one_is_named():
-    assert "row 1 (counted from 0) sums to 0.9," in fit_error("multiclass", [[0, 1], [0.4, 0.5]])
+    assert "row 1 (counted from 0): the target sums to 0.9," in fit_error(
+        "multiclass", [[0, 1], [0.4, 0.5]]
+    )
     near = np.array([[0, 1], [0.4, 0.6009]])
     assert Targets.fit("multiclass", near).encode(near).shape == (2, 2)
 
 
 def test_a_negative_probability_is_named():
-    assert "is -0.5 at row 1, column 0" in fit_error("multiclass", [[0, 1], [-0.5, 1.5]])
+    assert "row 1, column 0 (counted from 0): the target is -0.5," in fit_error(
+        "multiclass", [[0, 1], [-0.5, 1.5]]
+    )
 
 
 def test_binary_is_a_column_of_zeros_and_ones():
@@ -138,7 +142,9 @@ def test_multilabel_is_zeros_and_ones_of_any_dtype(dtype):
 
 
 def test_multilabel_names_what_is_not_zero_or_one():
-    assert "is 2 at row 1, column 0" in fit_error("multilabel", [[0, 1], [2, 1]])
+    assert "row 1, column 0 (counted from 0): the target is 2," in fit_error(
+        "multilabel", [[0, 1], [2, 1]]
+    )
     assert "a column for each label" in fit_error("multilabel", [0, 1])
 
 
@@ -154,8 +160,15 @@ def test_regression_is_a_float_matrix(y, outputs):
 
 
 def test_regression_refuses_text_and_names_the_first_row_that_is_no_number():
-    assert '"abc" at row 1' in fit_error("regression", ["1.5", "abc", "x"])
-    assert '"1.5" at row 0' in fit_error("regression", ["1.5", "2.5"])
+    assert 'row 1 (counted from 0): the target is text, "abc"' in fit_error(
+        "regression", ["1.5", "abc", "x"]
+    )
+    assert 'row 0 (counted from 0): the target is text, "1.5"' in fit_error(
+        "regression", ["1.5", "2.5"]
+    )
+    assert 'row 2 (counted from 0): the target is text, "1_0"' in fit_error(
+        "regression", ["1", "-2e3", "1_0"]
+    )
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])

@@ -16,8 +16,10 @@ from gpumlp.backend import get_backend
 from gpumlp.build import build_network, build_trainer
 from gpumlp.config_file import parse_config
 from gpumlp.data.scaling import Scaler
+from gpumlp.data.sources import load_rows
 from gpumlp.data.targets import Targets
 from gpumlp.errors import DeviceError, FileError
+from gpumlp.experiment import Experiment
 from gpumlp.saved_model import SavedModel, load_model
 
 RNG = np.random.default_rng(8)
@@ -425,3 +427,58 @@ def test_a_model_that_cannot_be_written_is_a_file_error(saved, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="file"):
         trained("binary")[0].save(tmp_path / "file" / "model.safetensors")
+
+
+# ------------------------------------------------------------------- columns, fills, target scale
+
+
+def experiment(tmp_path, **sections):
+    """A trained experiment on a csv of numbers, words and gaps, whose target is large."""
+    rows = [f"{i % 9},{['red', 'blue', ''][i % 3]},{1000 + 50 * (i % 9)}" for i in range(60)]
+    rows[7] = f",{rows[7].split(',', 1)[1]}"
+    path = tmp_path / "my.csv"
+    path.write_text("\n".join(["age,colour,price", *rows]), encoding="utf-8")
+    data = {"source": str(path), "target": "price", "missing": "mean", "target_scale": "standard"}
+    config = {"data": data | {"val": {"fraction": 0.2}}, "model": {"task": "regression"}}
+    made = Experiment.build(parse_config(config | {"precision": "fp64"} | sections))
+    trainer = made.trainer()
+    trainer.fit(made.data.train.x, made.data.train.y, epochs=30)
+    return made, trainer, path
+
+
+def test_predictions_are_in_the_units_of_the_file(tmp_path):
+    made, trainer, path = experiment(tmp_path)
+    model = made.saved_model(trainer)
+    rows, _ = load_rows(str(path), made.config.data, model.columns)
+    y = model.predict(rows)
+    price = np.array([1000 + 50 * (i % 9) for i in range(60)])[:, None]
+    assert 900 < y.min() < y.max() < 1500
+    train = made.data.train.rows
+    rmse = np.sqrt(np.mean((y - price)[train] ** 2))
+    np.testing.assert_allclose(made.evaluate(trainer)["train"]["rmse"], rmse, rtol=1e-9)
+    scaled = trainer.predict(made.data.train.x)
+    np.testing.assert_allclose(y[train], made.data.target_scaler.inverse(scaled), rtol=1e-12)
+
+
+def test_columns_fill_and_target_scale_come_back(tmp_path):
+    made, trainer, path = experiment(tmp_path)
+    model = made.saved_model(trainer)
+    model.save(tmp_path / "model")
+    read = load_model(tmp_path / "model")
+    assert read.columns == model.columns
+    assert read.columns.columns == ("age", "colour=blue", "colour=red")
+    assert read.scaler.fill.tobytes() == model.scaler.fill.tobytes()
+    for name, array in model.target_scaler.to_arrays().items():
+        assert read.target_scaler.to_arrays()[name].tobytes() == array.tobytes()
+    rows, _ = load_rows(str(path), read.config.data, read.columns)
+    assert np.isnan(rows).any()
+    assert read.predict(rows).tobytes() == model.predict(rows).tobytes()
+    read.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+
+
+def test_a_target_scale_keeps_the_precision_of_the_model(tmp_path):
+    made, trainer, path = experiment(tmp_path, precision="fp32")
+    model = made.saved_model(trainer)
+    rows, _ = load_rows(str(path), made.config.data, model.columns)
+    assert model.predict(rows).dtype == np.float32

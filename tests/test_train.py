@@ -481,7 +481,7 @@ def with_nan(x, label):
 @pytest.mark.parametrize(
     ("make", "overrides", "message"),
     [
-        (with_nan, [], "x is nan at row 7, column 2"),
+        (with_nan, [], "row 7, column 2 (counted from 0): x is nan"),
         (lambda x, label: {"x": x, "label": label[:-1]}, [], "label has 119"),
         (lambda x, label: {"inputs": x, "label": label}, [], 'no array "x"'),
         (lambda x, label: {"x": x, "label": label * 0}, [], "same label"),
@@ -531,7 +531,7 @@ def test_a_label_that_training_never_saw_exits_3(run, here):
     np.savez(here / "val.npz", x=np.zeros((2, 3)), label=np.array([0, 5]))
     err = refused(run("--set", 'data.val={path="val.npz"}'), 3)
     assert "val.npz" in err
-    assert 'unknown label "5" at row 1' in err
+    assert 'row 1 (counted from 0): unknown label "5"' in err
 
 
 CLASS_7 = ["--set", "loss.class_weight={7=2.0}"]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from .frame import NUMBER
 from .place import place
 from .table import check_finite
 from .types import Array, Float64
@@ -16,7 +17,7 @@ from .types import Array, Float64
 def columns(y: Array, source: str) -> Float64:
     """Return y, (N,) or (N, K) finite numbers, as float64 (N, K)."""
     if y.dtype.kind == "U":
-        row = next((i for i, text in enumerate(y.tolist()) if not _is_number(text)), 0)
+        row = next((i for i, text in enumerate(y.tolist()) if not NUMBER.fullmatch(text)), 0)
         raise DataError(f'{place(source, row)}: the target is text, "{y[row]}", expected numbers')
     with np.errstate(over="ignore"):  # a long double may not fit; found by the check
         values = y.astype(np.float64)
@@ -52,11 +53,3 @@ def _refuse(wrong: npt.NDArray[np.bool_], values: Array, expected: str, source: 
             f"{place(source, row, column)}: the target is {values[row, column]:g}, "
             f"expected {expected}"
         )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

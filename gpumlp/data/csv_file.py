@@ -18,6 +18,7 @@ from .csv_column import Cells, Column
 from .frame import Frame, choose
 from .place import Source
 from .reading import blame, open_data
+from .types import Array
 
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
@@ -84,6 +85,8 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
 def _check_header(header: list[str], source: str) -> None:
     if not header:
         raise DataError(f"{source}: line 1 is empty; it must have the column names")
+    if len(header) == 1 and "|" in header[0]:
+        raise DataError(f"{source}: line 1: separate cells by commas, semicolons or tabs, not by |")
     for i, name in enumerate(header):
         if not name:
             raise DataError(f"{source}: line 1: column {i + 1} has no name")
@@ -134,29 +137,22 @@ class _TextFile:
     ) -> list[Cells] | None:
         """Return the cells of lines without quotes if those of all columns of numbers are numbers.
 
-        An order of magnitude faster than cell by cell.
+        Several times faster than cell by cell. None says that the cells must be looked at.
         """
-        if any('"' in line or line.count(self.delimiter) != width - 1 for line in batch):
+        cut = self.delimiter
+        if any('"' in line or line.count(cut) != width - 1 or not line.strip() for line in batch):
             return None
         wanted = [column.index for column in columns if not column.is_text]
-        if not all(map(str.strip, batch)):  # a blank line, where rows have one cell
-            return None
-        try:
-            found = (
-                np.loadtxt(
-                    batch, delimiter=self.delimiter, comments=None, ndmin=2, usecols=wanted or None
-                )
-                if wanted
-                else np.empty((len(batch), 0))
-            )
-        except ValueError:
-            return None
-        if not np.isfinite(found).all():
-            return None
-        numbers = iter(found.T)
-        rows = []
-        if len(wanted) < len(columns):
-            rows = [line.rstrip("\r\n").split(self.delimiter) for line in batch]
+        numbers: Iterator[Array] = iter(())
+        if wanted:
+            try:
+                found = np.loadtxt(batch, delimiter=cut, comments=None, ndmin=2, usecols=wanted)
+            except ValueError:
+                return None
+            if not np.isfinite(found).all():
+                return None
+            numbers = iter(found.T)
+        rows = [] if len(wanted) == len(columns) else [line.split(cut) for line in batch]
         return [
             [row[column.index] for row in rows] if column.is_text else next(numbers)
             for column in columns

@@ -72,14 +72,17 @@ class Features:
         """
         if not self.names:
             raise DataError(
-                f"{frame.source}: has named columns, unlike the data that the features come from"
+                f"{frame.source}: has named columns, but the training data had none; "
+                "give the rows as npz, npy or IDX"
             )
-        parts = []
+        parts: list[Array] = []
         for name, column in zip(self.names, frame.pick(self.names), strict=True):
             if not missing:
                 frame.refuse_missing(column, name, way_out='; data.missing = "mean" fills them')
-            text = isinstance(column, Text)
-            parts.append(self._one_hot(name, column, frame.source) if text else column[:, None])
+            if isinstance(column, Text):
+                parts.append(self._one_hot(name, column, frame.source))
+            else:
+                parts.append(column[:, None])
         return np.concatenate(parts, axis=1), with_columns(frame.source, self.columns)
 
     def _one_hot(self, name: str, column: Text, source: Source) -> Array:
@@ -97,7 +100,7 @@ class Features:
                 f"{place(source, row, name)}: unknown category "
                 f'"{column.values[column.codes[row]]}"; known: {_shorten(self.categories[name])}'
             )
-        one_hot = (places[:, None] == np.arange(len(known))).astype(np.float64)
+        one_hot: Array = (places[:, None] == np.arange(len(known))).astype(np.float64)
         one_hot[places == -1] = np.nan
         return one_hot
 

@@ -7,9 +7,10 @@ from .table import Table, blocks
 
 
 def fingerprint(tables: Iterable[Table]) -> str:
-    """Return the sha256, in hex, of dtype, shape and bytes of the tables' x, y and weights."""
+    """Return the sha256, in hex, of the tables' columns, x, y and weights, with dtypes."""
     digest = hashlib.sha256()
     for table in tables:
+        digest.update(repr(table.features).encode())
         for array in (table.x, table.y, table.sample_weight):
             if array is None:
                 digest.update(b"none;")

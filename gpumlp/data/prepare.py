@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from .features import Features
 from .fingerprint import fingerprint
+from .place import with_columns
 from .scaling import Scaler
 from .sources import Settings, load, load_other
 from .splits import split
@@ -158,11 +159,11 @@ def _part(
         y, weights = y[rows], None if weights is None else weights[rows]
     source = table.target_source
     if target_scaler is not None:
-        y = target_scaler.transform(y, np.float64)
+        y = target_scaler.transform(y, np.float64, source=source)
     if y.dtype.kind == "f":
         y = _cast(y, dtype, "the target", source, rows)
     if weights is not None:
-        weights = _cast(weights, dtype, "the weight", source, rows)
+        weights = _cast(weights, dtype, "the weight", with_columns(source, ()), rows)
         if not weights.any():
             raise DataError(f"{table.source}: every row of the {name} part has weight 0")
     return Part(x, y, weights, rows)

@@ -51,10 +51,10 @@ class Scaler:
         """
         if name not in SCALERS:
             raise ValueError(f"unknown scaler {name!r}; allowed: {', '.join(SCALERS)}")
-        fill = _means(x, rows, source) if missing else None
-        if name == "none":
-            return cls(name, np.zeros(x.shape[1]), np.ones(x.shape[1]), fill)
         with np.errstate(over="ignore", invalid="ignore"):  # reported below, with the column
+            fill = _means(x, rows, source) if missing else None
+            if name == "none":
+                return cls(name, np.zeros(x.shape[1]), np.ones(x.shape[1]), fill)
             low, high, mean = _range_and_mean(x, rows, fill)
             spread = high - low if name == "minmax" else _deviation(x, rows, fill, mean)
         if not np.isfinite(spread).all():

@@ -16,6 +16,7 @@ from .idx import read_idx
 from .mnist import load_mnist
 from .npy import read_npy
 from .npz import read_npz
+from .place import Source, with_columns
 from .table import Table, check, checked_x
 from .types import Array
 
@@ -102,6 +103,8 @@ def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, s
     MNIST stands for its test part. Raises as `load`.
     """
     kind = kind_of(source)
+    if kind in ("mnist", "builtin", "npz"):
+        _refuse_nameless(source, features)
     if kind == "mnist":
         return checked_x(load_mnist(data.path)[1][0], "x", source), source
     if kind == "builtin":
@@ -125,12 +128,14 @@ def _load_file(
 ) -> Table:
     kind = kind_of(path)
     if kind == "npz":
+        _refuse_nameless(path, features)
         return _load_npz(data, path, target)
     if isinstance(target, str) and is_file(target):
         if kind == "csv":
             raise DataError(f"{path}: the target of a csv file is one of its columns, not {target}")
         y = _array(kind_of(target), target)
-        return check(Table(_array(kind, path), y, source=path))
+        table = Table(_array(kind, path), y, source=path, y_source=Source(target))
+        return check(table, ("x", target, "sample_weight"))
     if kind == "csv":
         names = None
         if data.features is not None:
@@ -170,6 +175,14 @@ def _array(kind: str, path: str) -> Array:
     return (read_npy if kind == "npy" else read_idx)(Path(path), path)
 
 
+def _refuse_nameless(source: str, features: Features | None) -> None:
+    if features is not None and features.names:
+        raise DataError(
+            f"{source}: has no named columns, but the training data had "
+            f"{', '.join(features.names[:20])}; give a file that has them"
+        )
+
+
 def _load_npz(data: Settings, path: str, target: str | Sequence[str]) -> Table:
     features = "x" if data.features is None else data.features
     if not isinstance(features, str) or not isinstance(target, str):
@@ -198,9 +211,12 @@ def _from_frame(
     weights = None if weight is None else frame.numbers(weight, "the weight")
     if features is None:
         wanted = None if data.features is None else _columns(data.features, (), None)
-        both = sorted({*targets, weight} & set(wanted or ()))
+        both = [name for name in wanted or () if name in (*targets, weight)]
         if both:
-            raise DataError(f'{frame.source}: "{both[0]}" cannot be target or weight and feature')
+            raise DataError(
+                f'{frame.source}: column "{both[0]}" is a feature and the target or weight; '
+                "take it out of data.features"
+            )
         names = inputs(frame, wanted, {*targets, weight})
         unknown = [name for name in data.categorical if name not in names]
         if unknown:
@@ -211,8 +227,8 @@ def _from_frame(
         features = Features.fit(frame, names)
     missing = data.missing == "mean" and frame.source.lines is not None
     x, source = features.encode(frame, missing)
-    names = ("x", "the target", "the weight")
-    return check(Table(x, y, weights, source, features, tuple(targets)), names, missing)
+    table = Table(x, y, weights, source, features, with_columns(source, tuple(targets)))
+    return check(table, ("x", "the target", weight or ""), missing)
 
 
 def _matrix(frame: Frame, names: Sequence[str]) -> Array:

@@ -22,8 +22,8 @@ class Table:
     ``x`` (N, D) numeric, in its own dtype; ``y`` (N,) integers, floats, bools or text, or (N, K)
     numeric; ``sample_weight`` None or (N,), finite, >= 0 and not all 0; ``source`` is the name
     that messages use. NaN in ``y`` is found by :mod:`gpumlp.data.targets`, which knows the task.
-    Where values may be missing, NaN in ``x`` stands for them. ``target_names`` are the columns of a
-    file that y comes from, where they have names.
+    Where values may be missing, NaN in ``x`` stands for them. ``y_source`` is where y
+    comes from, if that is another file or has column names.
     """
 
     x: Array
@@ -31,12 +31,12 @@ class Table:
     sample_weight: Array | None = None
     source: str = "data"
     features: Features = field(default_factory=Features)
-    target_names: tuple[str, ...] = ()
+    y_source: Source | None = None
 
     @property
     def target_source(self) -> Source:
         """The source as messages about y name it: its rows, and the columns of y."""
-        return with_columns(self.source, self.target_names)
+        return self.y_source or with_columns(self.source, ())
 
 
 def check(
@@ -62,7 +62,8 @@ def check(
     y = _checked_y(table.y, y_name, with_columns(table.source, ()))
     _check_lengths(x, x_name, y, y_name, table.source)
     if table.sample_weight is not None:
-        _check_weights(table.sample_weight, weight_name, with_columns(table.source, ()))
+        named = (weight_name,) if getattr(table.source, "columns", ()) else ()
+        _check_weights(table.sample_weight, weight_name, with_columns(table.source, named))
         _check_lengths(x, x_name, table.sample_weight, weight_name, table.source)
     return replace(table, x=x, y=y)
 
