@@ -2,8 +2,8 @@
 
 A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
 being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
-from what the files say. Which table a file gives depends on who wrote it: training.py or
-cpu_vs_gpu.py.
+from what the files say. Which table a file gives depends on who wrote it: training.py,
+cpu_vs_gpu.py, wide_vs_deep.py or configs.py.
 """
 
 import argparse
@@ -44,6 +44,8 @@ def table(results: Path, name: str) -> str:
         rows, environment = content["rows"], content["environment"]
         if "depth" in rows[0]:
             lines, legend = depth_lines(rows), [ERROR]
+        elif "config" in rows[0]:
+            lines, legend = config_lines(rows), []
         elif "speed_up" in rows[0]:
             lines, legend = device_lines(rows), []
         else:
@@ -112,6 +114,18 @@ def depth_lines(rows: Sequence[Row]) -> list[str]:
             f"**{c}**" if own.get(d) == best else c for d, c in zip(depths, cells, strict=True)
         ]
         lines.append(line([f"{data} @ {budget:,}", *cells]))
+    return lines
+
+
+def config_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each configuration: what it reaches, over how many seeds, how fast."""
+    lines = header(["config", "parameters", "seeds", "metric", "mean", "min", "max", "seconds"])
+    for row in rows:
+        metric = f"{row['part']} {row['metric']}"
+        found = [f"{x:.4f}" for x in (row["mean"], min(row["values"]), max(row["values"]))]
+        seconds = digits(row["seconds"]["median"])
+        count = f"{row['parameters']:,}"
+        lines.append(line([row["config"], count, str(len(row["seeds"])), metric, *found, seconds]))
     return lines
 
 
