@@ -115,6 +115,19 @@ def test_data_that_do_not_fit_the_model_exit_3(features, tmp_path, text, words):
     assert not (tmp_path / "f.npy").exists()
 
 
+def test_images_of_another_size_exit_3(tmp_path, capsys):
+    x, y = np.zeros((20, 4, 4)), np.arange(20) % 2
+    np.savez(tmp_path / "a.npz", x=x, label=y)
+    np.savez(tmp_path / "b.npz", x=x[:, :3])
+    run, small = str(tmp_path / "run"), ["--config", "digits", "--set", "train.epochs=1"]
+    source = ["--set", f"data.source={tmp_path / 'a.npz'}", "--set", "log.plots=false"]
+    assert train.main([*small, *source, "--run-dir", run, "-q"]) == 0
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "f.npy")]
+    assert cli.main(["features", run, "--data", str(tmp_path / "b.npz"), *out]) == 3
+    assert "b.npz: 12 columns, the training data has 16" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

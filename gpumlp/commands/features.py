@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data.output import check_output, write_matrix
 from ..data.sources import load_rows
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..saved_model import load_model
 from ..wording import count
 
@@ -49,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
         )
     source = options.data or model.config.data.source
     x, _ = load_rows(source, model.config.data, model.columns)
+    width = len(model.scaler.offset)
+    if x.shape[1] != width:
+        raise DataError(f"{source}: {x.shape[1]} columns, the training data has {width}")
     values = model.features(x, options.layer)
     layer = options.layer % (layers + 1)
     names = [f"layer{layer}_{unit}" for unit in range(values.shape[1])]
