@@ -15,7 +15,7 @@ from .backend import Array
 from .callbacks import format_record
 from .config import Config, Log
 from .config_file import dump_config
-from .errors import ConfigError
+from .errors import ConfigError, FileError
 from .files import file_errors, sync_folder, write_atomically
 from .gradients.norms import GradientNorms
 from .tensorboard import TensorBoard
@@ -48,7 +48,7 @@ class RunFolder(Callback):
         Raises what `check_free` raises, and FileError.
         """
         check_free(path, replace)
-        with file_errors(path):
+        try:
             place = path.absolute()
             place.parent.mkdir(parents=True, exist_ok=True)
             empty = place.exists() and not any(place.iterdir())
@@ -62,6 +62,8 @@ class RunFolder(Callback):
             finally:
                 shutil.rmtree(new, ignore_errors=True)
             sync_folder(place.parent)
+        except OSError as error:  # its file name is of the temporary folder
+            raise FileError(f"{path}: {error.strerror or error}") from error
         return cls(path, config.log)
 
     def log(self, text: str) -> None:
