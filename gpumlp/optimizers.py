@@ -52,6 +52,7 @@ class Optimizer:
 
     name: ClassVar[str] = ""
     slots: ClassVar[tuple[str, ...]] = ()  # names of the flat arrays of state
+    decoupled: ClassVar[bool] = False  # whether weight_decay shrinks W itself, outside the cost
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -136,12 +137,15 @@ class Optimizer:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
 
-    def _add_penalties(self, g: Array, backend: Backend, l2: bool = True) -> None:
+    def _l2(self) -> list[tuple[slice, float]]:
+        """Return the ranges of weights whose squares are part of the cost, each with its decay."""
+        return [] if self.decoupled else list(self.flat.decay_ranges(self.weight_decay))
+
+    def _add_penalties(self, g: Array, backend: Backend) -> None:
         w = self.flat.values
         weights = slice(0, self.flat.weights_end)
-        if l2:
-            for part, decay in self.flat.decay_ranges(self.weight_decay):
-                backend.add_penalty(g[part], w[part], decay, 0.0, backend.scratch(w[part]))
+        for part, decay in self._l2():
+            backend.add_penalty(g[part], w[part], decay, 0.0, backend.scratch(w[part]))
         if self.l1:
             backend.add_penalty(g[weights], w[weights], 0.0, self.l1, backend.scratch(w[weights]))
 
@@ -150,15 +154,15 @@ class Optimizer:
 
     @property
     def has_penalty(self) -> bool:
-        """Whether any weight has L1 or L2."""
-        return bool(self.l1) or any(True for _ in self.flat.decay_ranges(self.weight_decay))
+        """Whether any weight has L1 or L2 as part of the cost."""
+        return bool(self.l1 or self._l2())
 
     def penalty(self) -> float:
         """Return Σ decay ‖W‖²/2 + l1 ‖W‖₁, what the regulariser adds to the cost."""
         values = self.flat.values
         total = sum(
             decay / 2 * float((values[part] ** 2).sum(dtype="float64"))
-            for part, decay in self.flat.decay_ranges(self.weight_decay)
+            for part, decay in self._l2()
         )
         if self.l1:
             weights = values[: self.flat.weights_end]
@@ -356,6 +360,7 @@ class AdamW(Adam):
     """Adam with decoupled decay: first W ← (1 - η·weight_decay) W (Loshchilov and Hutter 2019)."""
 
     name: ClassVar[str] = "adamw"
+    decoupled: ClassVar[bool] = True
 
     _: KW_ONLY
     weight_decay: float = 0.01
@@ -363,9 +368,6 @@ class AdamW(Adam):
     def _columns(self, lr: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         keep = {f"keep {decay}": 1 - lr * decay for decay in self._decays}
         return {**super()._columns(lr, t), **keep}
-
-    def _add_penalties(self, g: Array, backend: Backend, l2: bool = True) -> None:
-        super()._add_penalties(g, backend, l2=False)
 
     def _update(self, backend: Backend) -> None:
         for part, decay in self.flat.decay_ranges(self.weight_decay):

@@ -146,7 +146,7 @@ def _assembled(
     scaler = _scaler("scaler", tensors, about)
     if scaler is None:
         raise ValueError("there is no scaler")
-    backend = get_backend(device, config.precision)
+    backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
         tensor = tensors[f"net.{parameter.name}"]

@@ -444,6 +444,13 @@ def test_the_penalty_is_what_decay_and_l1_add_to_the_cost():
     assert optimizer.penalty() == pytest.approx(expected, rel=1e-12)
 
 
+def test_decoupled_decay_is_no_part_of_the_cost():
+    model = multilayer_perceptron([4, 3, 2])
+    optimizer = AdamW(weight_decay=0.3)
+    optimizer.bind(model.flat, model.backend)
+    assert (optimizer.has_penalty, optimizer.penalty()) == (False, 0)
+
+
 def test_without_decay_there_is_no_penalty():
     model = multilayer_perceptron([4, 3, 2])
     optimizer = SGD()

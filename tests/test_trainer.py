@@ -488,8 +488,8 @@ def test_the_loss_of_a_broken_epoch_is_that_of_the_rows_it_saw(weighted):
     ("optimizer", "layers"),
     [
         (SGD(STILL, weight_decay=0.3), {}),
-        (AdamW(STILL, weight_decay=0.3), {}),
         (SGD(STILL, l1=0.1), {}),
+        (AdamW(STILL, l1=0.1, weight_decay=0.3), {}),
         (SGD(STILL), {"weight_decay": 0.3}),
     ],
 )

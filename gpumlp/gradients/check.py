@@ -20,7 +20,7 @@ from ..data.prepare import Prepared, prepare
 from ..data.weights import class_weights
 from ..errors import DataError, DivergedError
 from ..model import Sequential
-from ..optimizers import AdamW, Optimizer
+from ..optimizers import Optimizer
 from ..parameters import Parameter
 from .differences import (
     TOLERANCE,
@@ -237,15 +237,8 @@ def without_rows_at_kinks(
 
 
 def cost_of(config: Config, model: Sequential, batch: Batch) -> tuple[Cost, Optimizer]:
-    """Return cost plus penalty of a batch, and the optimizer whose penalty it is.
-
-    AdamW decays the weights, not the gradient: its weight_decay is no part of the cost.
-    """
+    """Return cost plus penalty of a batch, and the optimizer whose penalty it is."""
     optimizer = replace(build_optimizer(config), clip_norm=None)
-    if isinstance(optimizer, AdamW):
-        optimizer = replace(optimizer, weight_decay=0.0)
-        for parameter in model.parameters:
-            parameter.weight_decay = None
     optimizer.bind(model.flat, model.backend)
     cost = Cost(
         model,
