@@ -16,8 +16,7 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     parts, "batch" what a step works on; "model" and "metrics" are files of the run folder.
     """
     config, network, train = experiment.config, experiment.network, experiment.data.train
-    trainer = experiment.trainer()
-    trainer.fit(train.x, train.y, max_steps=1, sample_weight=train.sample_weight)
+    trainer = experiment.fit(experiment.trainer(), max_steps=1)
     record = trainer.history[0]
     steps = steps_per_epoch(config, len(train.x))
     arrays = [a for part in experiment.parts.values() for a in (part.x, part.y, part.sample_weight)]

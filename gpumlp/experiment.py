@@ -81,14 +81,17 @@ class Experiment:
             unscale=None if scaler is None else scaler.inverse,
         )
 
-    def fit(self, trainer: Trainer) -> Trainer:
-        """Train as the configuration says, and return the trainer. Raises DivergedError."""
+    def fit(self, trainer: Trainer, max_steps: int | None = None) -> Trainer:
+        """Train as the configuration says, and return the trainer. Raises DivergedError.
+
+        `max_steps` replaces the configuration's.
+        """
         train, val = self.data.train, self.data.val
         trainer.fit(
             train.x,
             train.y,
             epochs=self.config.train.epochs,
-            max_steps=self.config.train.max_steps,
+            max_steps=max_steps or self.config.train.max_steps,
             sample_weight=train.sample_weight,
             validation=None if val is None else (val.x, val.y, val.sample_weight),
         )

@@ -154,14 +154,6 @@ def test_an_unknown_npy_version_is_refused(path):
     assert "unknown npy version (4, 0)" in message
 
 
-def test_the_names_of_the_arrays_are_listed(path):
-    path.write_bytes(npz_bytes(b=X, a=LABEL))
-    assert npz.npz_names(path, "my data") == ["b", "a"]
-    path.write_bytes(b"PK")
-    with pytest.raises(DataError, match="my data: cannot be read"):
-        npz.npz_names(path, "my data")
-
-
 def test_two_arrays_of_one_name_are_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", npy_bytes("{}"))

@@ -55,6 +55,12 @@ def test_the_first_step_of_a_dry_run_is_that_of_the_run(run, tmp_path):
     assert record["loss"] == found["loss"]
 
 
+def test_a_dry_run_validates_as_early_stopping_needs_it(run):
+    code, out, err = run("--dry-run", "--set", "early_stopping={patience=3}")
+    assert (code, err) == (0, "")
+    assert "all is well" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

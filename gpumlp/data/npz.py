@@ -30,12 +30,6 @@ def read_npz(path: Path, names: Sequence[str], source: str) -> list[Array]:
         return [_read_member(archive, name, source) for name in names]
 
 
-def npz_names(path: Path, source: str) -> list[str]:
-    """Return the names of the arrays of an npz file, in their order; raises as ``read_npz``."""
-    with open_data(path, source) as stream, blame(source, "npz"):
-        return _names(zipfile.ZipFile(stream))
-
-
 def _names(archive: zipfile.ZipFile) -> list[str]:
     return [member[:-4] for member in archive.namelist() if member.endswith(".npy")]
 
