@@ -6,18 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from gpumlp.backend import get_backend
+from gpumlp.backend import Backend, CpuBackend, get_backend
+from gpumlp.backend.native import load_native
 from gpumlp.errors import DeviceError
 
 # Machines may be slow; CI tries the same examples each time, elsewhere new ones are looked for.
 settings.register_profile("gpumlp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("gpumlp")
 
-BACKENDS = [
-    pytest.param(("cpu", "fp32"), id="cpu-fp32"),
-    pytest.param(("cpu", "fp64"), id="cpu-fp64"),
-    pytest.param(("cuda", "fp32"), id="cuda-fp32", marks=pytest.mark.gpu),
-]
+BACKENDS = {
+    "cpu-native": lambda: CpuBackend(),
+    "cpu-numpy": lambda: CpuBackend(kernels=False),  # as without a compiler
+    "cpu-plain": lambda: Backend(np),  # the plain formulas in float32
+    "cpu-fp64": lambda: get_backend("cpu", "fp64"),
+    "cuda-fp32": lambda: get_backend("cuda"),
+}
+MARKS = {"cuda-fp32": pytest.mark.gpu}
 
 
 @pytest.fixture
@@ -25,10 +29,13 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(
+    scope="session", params=[pytest.param(name, marks=MARKS.get(name, ())) for name in BACKENDS]
+)
 def backend(request):
-    device, precision = request.param
+    if request.param == "cpu-native" and load_native()[0] is None:
+        pytest.skip(f"the native library is missing: {load_native()[1]}")
     try:
-        return get_backend(device, precision)
+        return BACKENDS[request.param]()
     except DeviceError as error:
         pytest.skip(str(error))

@@ -22,7 +22,8 @@ from gpumlp.config_file import shipped_configs
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CACHES = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist", "runs"
+    *(".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist"),
+    *("runs", "_gpumlp_native*"),
 )
 OPTIONS = {
     "--dry-run",
@@ -103,12 +104,27 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
     """The folder of the programs of a fresh environment in which the wheel is installed."""
-    base = tmp_path_factory.mktemp("installed")
+    return install(built[2], tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="module")
+def installed_without_compiler(built, tmp_path_factory):
+    """The same, of a wheel that was built where there is no C++ compiler."""
+    base = tmp_path_factory.mktemp("no_compiler")
+    copy_sources(base / "checkout")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", base / "dist"]
+    output_of([*build, base / "checkout"], base, CC="/bin/false", CXX="/bin/false")
+    (wheel,) = (base / "dist").glob("*.whl")
+    return install(wheel, base)
+
+
+def install(wheel, base):
+    """Install a wheel in a fresh environment; return the folder of its programs."""
     output_of([sys.executable, "-m", "venv", "--without-pip", base / "venv"], base)
     programs = base / "venv" / ("Scripts" if os.name == "nt" else "bin")
     if find_spec("pip") is None:
         pytest.skip("needs pip in this environment to install the wheel elsewhere")
-    install = ["install", "--no-deps", "--no-index", "--disable-pip-version-check", built[2]]
+    install = ["install", "--no-deps", "--no-index", "--disable-pip-version-check", wheel]
     output_of([sys.executable, "-m", "pip", "--python", programs / "python", *install], base)
     # the dependencies come from here; a .pth stands after the environment's own packages, and the
     # links of editable installs in the folder it names are not followed
@@ -149,13 +165,14 @@ def test_the_wheel_has_every_module_and_every_shipped_configuration(built):
 
 def test_the_wheel_has_nothing_else(built):
     kinds = r"gpumlp/[\w/]+\.(py|toml|npz|cu|h|cpp)|gpumlp/py\.typed|gpumlp/data/ATTRIBUTION\.md"
+    kinds += r"|_gpumlp_native\.[\w.-]+"
     info = rf"gpumlp-{re.escape(gpumlp.__version__)}\.dist-info/.+"
     assert not [name for name in built[0] if not re.fullmatch(f"{kinds}|{info}", name)]
     assert not [name for name in built[0] if re.match(r"tests/|benchmarks/|runs/|configs/", name)]
 
 
 def test_the_wheel_is_small(built):
-    assert built[2].stat().st_size < 400_000
+    assert built[2].stat().st_size < 600_000  # a third of it the native library
 
 
 @pytest.mark.parametrize(
@@ -199,6 +216,49 @@ def test_an_installed_wheel_trains_with_the_shipped_configuration(installed, tmp
     assert re.search(r"^test +loss \d\.\d{4}  accuracy 0\.\d{4}$", out, re.M)
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+KERNELS = """
+from gpumlp.backend.native import load_native
+from gpumlp import get_backend
+print(get_backend("cpu").native, load_native()[1])
+"""
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_an_installed_wheel_has_native_kernels_of_its_own(installed, tmp_path):
+    native, _, path = output_of([installed / "python", "-c", KERNELS], tmp_path).partition(" ")
+    assert native == "True"
+    assert Path(path).is_relative_to(installed.parent)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_a_checkout_uses_the_native_kernels_that_were_installed(installed, tmp_path):
+    """`pip install .` and then `python -m gpumlp.train` in the checkout imports the checkout."""
+    copy_sources(tmp_path / "checkout")
+    code = "import gpumlp, os; print(os.path.dirname(gpumlp.__file__))" + KERNELS
+    out = output_of([installed / "python", "-c", code], tmp_path / "checkout").splitlines()
+    assert Path(out[0]) == tmp_path / "checkout" / "gpumlp"
+    assert out[1].startswith("True ")
+
+
+def test_kernels_built_from_other_sources_are_not_used(installed, tmp_path):
+    copy_sources(tmp_path / "checkout")
+    source = tmp_path / "checkout" / "kernels" / "update.cu"
+    text = source.read_text(encoding="utf-8")
+    source.write_text(text.replace("const float* lr, float mu", "const float* lr, double mu"))
+    out = output_of([installed / "python", "-c", KERNELS], tmp_path / "checkout")
+    assert out.startswith("False ")
+    assert "not built" in out or "built from other sources" in out
+
+
+def test_a_wheel_built_without_a_compiler_trains(installed_without_compiler, tmp_path):
+    python = installed_without_compiler / "python"
+    out = output_of([python, "-c", KERNELS], tmp_path)
+    assert out.startswith("False not built")
+    command = [python, "-m", "gpumlp.train", "--config", "digits", "--run-dir", "run"]
+    out = output_of([*command, "--set", "train.epochs=1"], tmp_path)
+    assert re.search(r"^test +loss \d\.\d{4}  accuracy 0\.\d{4}$", out, re.M)
 
 
 def test_an_installed_wheel_reads_its_own_configurations(installed, tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 
 from ..errors import DeviceError
 from .activations import ACTIVATIONS, Activation, Array, get_activation
-from .base import OPERATIONS, Backend, Scalar
+from .base import OPERATIONS, Backend, Plan, Scalar
+from .cpu import CpuBackend
 from .pointwise import POINTWISE
-from .recording import Plan, RecordingBackend, Workspace
+from .recording import RecordingBackend, Workspace
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,6 +18,7 @@ __all__ = [
     "Activation",
     "Array",
     "Backend",
+    "CpuBackend",
     "Plan",
     "RecordingBackend",
     "Scalar",
@@ -42,7 +44,7 @@ def get_backend(device: str | Backend = "auto", precision: str | None = None) ->
         ValueError: an unknown device or precision, or a backend of another precision.
 
     >>> get_backend("cpu")
-    Backend('cpu', float32)
+    CpuBackend('cpu', float32)
     """
     return choose_backend(device, precision)[0]
 
@@ -62,7 +64,7 @@ def choose_backend(
             raise ValueError(f"{device} cannot be used for {precision}; name the device instead")
         return device, None
     if device == "cpu":
-        return Backend(np, dtype), None
+        return _cpu(dtype), None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if not match:
         raise ValueError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
@@ -72,5 +74,10 @@ def choose_backend(
         return CudaBackend(int(match[1] or 0), dtype), None
     except DeviceError as error:
         if device == "auto":
-            return Backend(np, dtype), str(error)
+            return _cpu(dtype), str(error)
         raise
+
+
+def _cpu(dtype: str) -> Backend:
+    """Return the CPU's backend; float64 is for checks and takes the plain formulas."""
+    return CpuBackend() if dtype == "float32" else Backend(np, dtype)

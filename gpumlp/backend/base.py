@@ -1,8 +1,8 @@
 """Backend: every operation the library needs, each once as a plain array formula.
 
-`Backend(numpy)` is the CPU backend, the oracle of every faster one, and `Backend(cupy)` would be
-the unfused baseline on a GPU. A subclass overrides an operation only to make it faster or where its
-array library spells it differently. Rules of an operation:
+`Backend(numpy)` is the oracle of every faster one (`CpuBackend`, see `cpu.py`), and the backend of
+float64; `Backend(cupy)` would be the unfused baseline on a GPU. A subclass overrides an operation
+only to make it faster or where its array library spells it differently. Rules of an operation:
 
 - outputs come first and are written in place; nothing is returned, and nothing is allocated that
   grows with the batch, so that a recorded step can be replayed on the same memory;
@@ -16,6 +16,8 @@ Shapes: B rows (samples) in a batch, n units of a layer, C classes, P entries of
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -25,6 +27,8 @@ from .pointwise import Pointwise
 
 Scalar = Any  # a Python float, or a 0-d array of the device
 Order = Literal["C", "F"]
+Call = Callable[[], None]  # an operation bound to its arguments
+Plan = list[Call]  # a recorded step
 Method = TypeVar("Method", bound=Callable[..., None])
 
 OPERATIONS: list[str] = []
@@ -79,9 +83,7 @@ class Backend:
         return hash((type(self), self.name, self.dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from . import get_backend
-
-        return get_backend, (self.name, self.dtype.name)
+        return _plain, (self.xp.__name__, self.dtype.name)
 
     # ---------------------------------------------------------------- arrays
 
@@ -142,6 +144,23 @@ class Backend:
                 array = xp.asarray(products.astype(np.uint32))
             self._constants[key] = array
         return self._constants[key][:count]
+
+    # ------------------------------------------------------ recorded operations
+
+    def bind(self, name: str, *args: Any, **kwargs: Any) -> Call:
+        """Return the operation of that name bound to its arguments; calling it runs it."""
+        return partial(getattr(self, name), *args, **kwargs)
+
+    def replay(self, plan: Plan) -> Callable[[int], None]:
+        """Return a function of n that runs the calls of a plan, in order, n times."""
+        calls = tuple(plan)
+
+        def repeat(n: int) -> None:
+            for _ in range(n):
+                for call in calls:
+                    call()
+
+        return repeat
 
     # ------------------------------------------------------- a step's inputs
 
@@ -523,3 +542,8 @@ class Backend:
         self.xp.divide(g, scratch, out=scratch)
         scratch *= lr
         w -= scratch
+
+
+def _plain(module: str, dtype: str) -> Backend:
+    """Return a backend that was pickled or copied; a module itself cannot be."""
+    return Backend(import_module(module), dtype)

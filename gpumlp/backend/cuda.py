@@ -78,6 +78,9 @@ class CudaBackend(Backend):
         self._device = cupy.cuda.Device(index)
         self._device.use()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CudaBackend, (int(self.name.partition(":")[2]), self.dtype.name)
+
     def threads_for(self, operations: float) -> AbstractContextManager[Any]:
         """Change nothing: products run on the GPU."""
         return nullcontext()

@@ -6,16 +6,13 @@ plan is the same step again. One source serves eager, recorded and (on a GPU) ca
 """
 
 from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from .activations import Array
-from .base import OPERATIONS, Backend, Order
-
-Plan = list[Callable[[], None]]
+from .base import OPERATIONS, Backend, Order, Plan
 
 
 class Workspace:
@@ -95,7 +92,7 @@ class RecordingBackend(Backend):
 
 def _recorded(name: str) -> Callable[..., None]:
     def method(self: RecordingBackend, *args: Any, **kwargs: Any) -> None:
-        call = partial(getattr(self.target, name), *args, **kwargs)
+        call = self.target.bind(name, *args, **kwargs)
         call()
         if self.plan is not None:
             self.plan.append(call)

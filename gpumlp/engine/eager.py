@@ -25,6 +25,7 @@ class EagerEngine:
         backend = RecordingBackend(self._step.backend, self._workspace)
         # a diverging run is found by the trainer's check of the loss, not by warnings of NumPy
         with np.errstate(all="ignore"):
-            for rows in self._step.batches.take(n):
-                self._workspace.position = 0
-                self._step(backend, rows)
+            for rows, steps in self._step.batches.take(n):
+                for _ in range(steps):
+                    self._workspace.position = 0
+                    self._step(backend, rows)

@@ -1,5 +1,7 @@
 """GraphEngine: records a step once for each batch size, then replays the recorded calls."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..backend import Plan, RecordingBackend, Workspace
@@ -15,7 +17,7 @@ class GraphEngine:
         self._step = step
         self._workspace = Workspace(step.backend)
         # at most two sizes occur: the full batch, and the rest at the end of an epoch
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, Callable[[int], None]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -25,16 +27,15 @@ class GraphEngine:
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
         with np.errstate(all="ignore"):
-            for rows in self._step.batches.take(n):
-                plan = self._plans.get(rows)
-                if plan is None:
-                    self._record(rows)
-                else:
-                    for call in plan:
-                        call()
+            for rows, steps in self._step.batches.take(n):
+                if rows not in self._plans:
+                    self._plans[rows] = self._record(rows)
+                    steps -= 1
+                self._plans[rows](steps)
 
-    def _record(self, rows: int) -> None:
+    def _record(self, rows: int) -> Callable[[int], None]:
+        """Run a step, and return what runs it again n times."""
         plan: Plan = []
         self._workspace.position = 0
         self._step(RecordingBackend(self._step.backend, self._workspace, plan), rows)
-        self._plans[rows] = plan
+        return self._step.backend.replay(plan)

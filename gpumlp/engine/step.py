@@ -90,14 +90,20 @@ class Batches:
             return self.weight_taken
         return float(self._count_sums[self.rows_taken - 1]) or 1.0
 
-    def take(self, n: int) -> Iterator[int]:
-        """Yield the rows of each of the next n steps: `effective`, at the epoch's end the rest."""
+    def take(self, n: int) -> Iterator[tuple[int, int]]:
+        """Yield (rows, steps) of the next n steps: the full batches, at the epoch's end the rest.
+
+        Raises ValueError where n goes past the end of the epoch.
+        """
         if self.position + n > self.steps:
             raise ValueError(f"{n} steps go past the end of the epoch")
-        for _ in range(n):
-            self.position += 1
-            last = self.position == self.steps
-            yield self.count - (self.steps - 1) * self.effective if last else self.effective
+        self.position += n
+        rest = self.count - (self.steps - 1) * self.effective
+        full = n - (n > 0 and self.position == self.steps and rest < self.effective)
+        if full:
+            yield self.effective, full
+        if full < n:
+            yield rest, 1
 
 
 class TrainingStep:

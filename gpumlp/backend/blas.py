@@ -1,0 +1,134 @@
+"""NumPy's own matrix product, with what np.matmul leaves out: C ← β C + α A B in one call.
+
+The BLAS library that NumPy links is found through NumPy's extension module, so there is one pool of
+threads; a second BLAS in the process would fight it for the cores (measured: ten times slower).
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COLUMN_MAJOR, NOT_TRANSPOSED, TRANSPOSED = 102, 111, 112
+# NumPy's wheels have the first, builds with 64-bit integers the second, others the third
+NAMES = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm")
+
+
+class Gemm(NamedTuple):
+    """The BLAS function `sgemm`, and whether its integers have 64 bits."""
+
+    name: str
+    function: Any
+    wide: bool
+
+    @property
+    def address(self) -> int:
+        """Where the function lies in memory."""
+        return ctypes.cast(self.function, ctypes.c_void_p).value or 0
+
+
+class Product(NamedTuple):
+    """How C ← β C + α A B is asked of a BLAS that has matrices in column-major order."""
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    transpose_a: bool
+    transpose_b: bool
+    m: int
+    n: int
+    k: int
+    lda: int
+    ldb: int
+    ldc: int
+
+
+def plan_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> Product | None:
+    """Return how to ask for C (m, n) ← A (m, k) B (k, n); None where BLAS cannot.
+
+    Any mix of C and Fortran order will do, in float32; a C in C order is its transpose, the product
+    of the transposes, in Fortran order.
+
+    >>> c, a, b = (np.zeros(shape, "f") for shape in ((2, 3), (2, 4), (4, 3)))
+    >>> plan_product(c, a, b)[3:]
+    (False, False, 3, 2, 4, 3, 4, 3)
+    """
+    if not all(x.ndim == 2 and x.size and x.dtype == np.float32 for x in (a, b, c)):
+        return None
+    if c.shape != (len(a), b.shape[1]) or a.shape[1] != len(b):
+        return None
+    if not c.flags.f_contiguous:
+        a, b, c = b.T, a.T, c.T
+    sides = [_layout(x) for x in (a, b, c)]
+    if None in sides or sides[2][0]:  # type: ignore[index]
+        return None
+    (ta, lda), (tb, ldb), (_, ldc) = sides  # type: ignore[misc]
+    return Product(a, b, c, ta, tb, c.shape[0], c.shape[1], a.shape[1], lda, ldb, ldc)
+
+
+def _layout(matrix: np.ndarray) -> tuple[bool, int] | None:
+    """Return (whether column-major order means its transpose, distance of its columns)."""
+    rows, columns = matrix.shape
+    if matrix.flags.f_contiguous:
+        return False, max(1, rows)
+    return (True, max(1, columns)) if matrix.flags.c_contiguous else None
+
+
+def bind_product(gemm: Gemm, product: Product, alpha: Any, beta: Any) -> Callable[[], None]:
+    """Return the product as a call; 0-d arrays α and β are read each time it runs."""
+    p, integer = product, ctypes.c_int64 if gemm.wide else ctypes.c_int
+    one, two = ctypes.c_float(alpha), ctypes.c_float(beta)
+    flags = (NOT_TRANSPOSED, TRANSPOSED)
+    function = gemm.function
+    arguments = (
+        ctypes.c_int(COLUMN_MAJOR),
+        ctypes.c_int(flags[p.transpose_a]),
+        ctypes.c_int(flags[p.transpose_b]),
+        *(integer(x) for x in (p.m, p.n, p.k)),
+        one,
+        ctypes.c_void_p(p.a.ctypes.data),
+        integer(p.lda),
+        ctypes.c_void_p(p.b.ctypes.data),
+        integer(p.ldb),
+        two,
+        ctypes.c_void_p(p.c.ctypes.data),
+        integer(p.ldc),
+    )
+    changing = isinstance(alpha, np.ndarray) or isinstance(beta, np.ndarray)
+
+    def call(_kept: Product = product) -> None:
+        if changing:
+            one.value, two.value = float(alpha), float(beta)
+        function(*arguments)
+
+    return call
+
+
+@cache
+def find_gemm() -> Gemm | None:
+    """Return the `sgemm` of NumPy's BLAS; None where it is not found, or not right when tried."""
+    try:
+        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return None
+    for name in NAMES:
+        function = getattr(library, name, None)
+        if function is not None:
+            function.restype = None
+            gemm = Gemm(name, function, "64" in name)
+            return gemm if _is_right(gemm) else None
+    return None
+
+
+def _is_right(gemm: Gemm) -> bool:
+    """Whether it computes a product with every option."""
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    b = np.arange(12, dtype=np.float32).reshape(4, 3).T
+    c = np.ones((2, 4), np.float32, order="F")
+    expected = 0.5 * c - 2 * (a @ b)
+    product = plan_product(c, a, b)
+    assert product is not None
+    bind_product(gemm, product, -2.0, 0.5)()
+    return bool((c == expected).all())

@@ -1,0 +1,386 @@
+"""FusedBackend: which kernel each operation is, with which arguments; the same for every device.
+
+A device adds `kernel`: how a kernel is bound to arguments. Where an operation's arrays are not what
+its kernel takes (another type, a strided view), the plain formula of `Backend` runs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+
+from .activations import ACTIVATIONS, Activation, Array
+from .base import OPERATIONS, Backend, Call, Scalar
+from .pointwise import POINTWISE, Pointwise
+
+ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # those of portable.h
+LOSS_NUMBERS = {name: i for i, name in enumerate(POINTWISE)}
+BLOCKS = 1024  # at most so many blocks share in one sum
+
+
+class CallSequence(tuple[Call, ...]):
+    """Several calls as one, in order."""
+
+    def __call__(self) -> None:
+        """Run them."""
+        for call in self:
+            call()
+
+
+def flat(plan: Sequence[Call]) -> Iterator[Call]:
+    """Yield the calls of a plan with sequences taken apart."""
+    for call in plan:
+        yield from call if isinstance(call, CallSequence) else (call,)
+
+
+class FusedBackend(Backend):
+    """Operations as kernels.
+
+    `_bind_NAME` takes what the operation NAME takes, and returns a kernel bound to it, or None
+    where only the plain formula will do. Kernels check nothing, so shapes are checked here.
+    """
+
+    def kernel(self, name: str, **arguments: Any) -> Call | None:
+        """Return a kernel bound to arguments by name; None where this backend has no kernels.
+
+        Arguments are arrays (or None) and numbers; a number where the kernel reads from memory
+        becomes an array.
+        """
+        raise NotImplementedError
+
+    def bind(self, name: str, *args: Any, **kwargs: Any) -> Call:
+        """As in `Backend`: a kernel where the operation has one for these arguments."""
+        binder = getattr(self, f"_bind_{name}", None)
+        call: Call | None = binder(*args, **kwargs) if binder else None
+        return call or partial(getattr(Backend, name), self, *args, **kwargs)
+
+    def _tickets(self) -> Array | None:
+        """Return zeroed counters by which a kernel's blocks know which of them is the last."""
+        return self.zeros((BLOCKS,), np.uint32)
+
+    def _fits(self, shape: tuple[int, ...], *arrays: Array | None) -> bool:
+        """Whether kernels take these arrays: that shape, float32, contiguous in this order."""
+        return all(
+            array.shape == shape and array.dtype == np.float32 and self._in_order(array)
+            for array in arrays
+            if array is not None
+        )
+
+    def _in_order(self, array: Array) -> bool:
+        in_fortran_order = array.ndim == 2 and self.workspace_order == "F"
+        return bool(array.flags.f_contiguous if in_fortran_order else array.flags.c_contiguous)
+
+    # ------------------------------------------------------- a step's inputs
+
+    def _bind_begin_step(
+        self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]
+    ) -> Call | None:
+        calls = []
+        for row, table in zip(rows, tables, strict=True):
+            if row.shape != table.shape[1:] or not _copyable(row, table):
+                return None
+            size = row.nbytes
+            calls.append(self.kernel("copy_line", row=row, table=table, clock=clock, bytes=size))
+        return _together([*calls, self.kernel("tick", clock=clock)])
+
+    def _bind_gather(self, out: Array, source: Array, index: Array) -> Call | None:
+        rows = len(index)
+        if out.shape != (rows, *source.shape[1:]) or not _copyable(out, source):
+            return None
+        size = out.nbytes // max(rows, 1)
+        return self.kernel("gather", out=out, source=source, index=index, rows=rows, bytes=size)
+
+    def _bind_normalize(self, out: Array, weights: Array) -> Call | None:
+        if not self._fits(out.shape, out, weights):
+            return None
+        return self.kernel("normalize", out=out, weights=weights, rows=len(weights))
+
+    # --------------------------------------------------------------- network
+
+    def _bind_bias_activation_forward(
+        self, a: Array, z: Array, bias: Array | None, activation: Activation
+    ) -> Call | None:
+        if z.ndim != 2 or not (self._fits(z.shape, a, z) and self._fits(z.shape[1:], bias)):
+            return None
+        return self.kernel(
+            "bias_activation_forward",
+            a=a,
+            z=z,
+            bias=bias,
+            activation=ACTIVATION_NUMBERS[activation.name],
+            rows=z.shape[0],
+            columns=z.shape[1],
+        )
+
+    def _bind_bias_activation_backward(
+        self,
+        dz: Array,
+        bias_sink: Array | None,
+        da: Array,
+        kept: Array,
+        activation: Activation,
+        alpha: Scalar = 1.0,
+        beta: Scalar = 0.0,
+        scratch: Array = None,
+    ) -> Call | None:
+        columns = dz.shape[1:]
+        if dz.ndim != 2 or not (
+            self._fits(dz.shape, dz, da, kept) and self._fits(columns, bias_sink)
+        ):
+            return None
+        return self.kernel(
+            "bias_activation_backward",
+            dz=dz,
+            bias_sink=bias_sink,
+            da=da,
+            kept=kept,
+            alpha=alpha,
+            beta=beta,
+            activation=ACTIVATION_NUMBERS[activation.name],
+            rows=dz.shape[0],
+            columns=dz.shape[1],
+            partial=scratch,
+            tickets=self._tickets(),
+        )
+
+    def _bind_dropout(
+        self, out: Array, x: Array, key: Scalar, rate: float, first_row: int, scratch: Array
+    ) -> Call | None:
+        if x.ndim != 2 or not self._fits(x.shape, out, x):
+            return None
+        return self.kernel(
+            "dropout",
+            out=out,
+            x=x,
+            key=key,
+            threshold=min(round(rate * 2**32), 2**32 - 1),
+            factor=1 / (1 - rate),
+            first_row=first_row,
+            rows=x.shape[0],
+            columns=x.shape[1],
+        )
+
+    # ------------------------------------------------------------------ loss
+
+    def _bind_softmax(self, y: Array, z: Array) -> Call | None:
+        if not self._fits(z.shape, y, z):
+            return None
+        return self.kernel("softmax", y=y, z=z, rows=z.shape[0], columns=z.shape[1])
+
+    def _bind_softmax_cross_entropy(
+        self,
+        loss: Array,
+        correct: Array | None,
+        dz: Array,
+        z: Array,
+        target: Array,
+        weight: Scalar,
+        smoothing: float,
+        scratch: Array,
+    ) -> Call | None:
+        rows, labels = z.shape[:1], target.ndim == 1
+        if not (self._fits(z.shape, dz, z) and self._fits(rows, loss, correct)):
+            return None
+        if target.shape != (rows if labels else z.shape) or not _weighs(weight, rows):
+            return None
+        if target.dtype != (np.int64 if labels else np.float32):
+            return None
+        if labels and not target.flags.c_contiguous:
+            return None
+        return self.kernel(
+            "softmax_cross_entropy",
+            loss=loss,
+            correct=correct,
+            dz=dz,
+            z=z,
+            labels=target if labels else None,
+            distribution=None if labels else target,
+            **_strides(target),
+            **_weights(weight),
+            smoothing=smoothing,
+            rows=z.shape[0],
+            columns=z.shape[1],
+        )
+
+    def _bind_pointwise_loss(
+        self,
+        loss: Array,
+        correct: Array | None,
+        dz: Array,
+        z: Array,
+        target: Array,
+        weight: Scalar,
+        formula: Pointwise,
+        parameter: float,
+        scratch: Array,
+    ) -> Call | None:
+        rows = z.shape[:1]
+        if not (self._fits(z.shape, dz, z) and self._fits(rows, loss, correct)):
+            return None
+        if target.shape != z.shape or target.dtype != np.float32 or not _weighs(weight, rows):
+            return None
+        return self.kernel(
+            "pointwise_loss",
+            loss=loss,
+            correct=correct,
+            dz=dz,
+            z=z,
+            target=target,
+            **_strides(target),
+            **_weights(weight),
+            formula=LOSS_NUMBERS[formula.name],
+            parameter=parameter,
+            rows=z.shape[0],
+            columns=z.shape[1],
+        )
+
+    def _bind_accumulate(
+        self, total: Array, values: Array, weights: Array | None = None, scratch: Array = None
+    ) -> Call | None:
+        shape = values.shape
+        if not self._fits(shape, values, weights) or total.shape != shape:
+            return None
+        if total.dtype != np.float64 or not total.flags.c_contiguous:
+            return None
+        return self.kernel("accumulate", total=total, values=values, weights=weights, n=values.size)
+
+    # ---------------------------------------------------------------- update
+
+    def _bind_scale(self, w: Array, factor: Scalar) -> Call | None:
+        if not self._fits(w.shape, w):
+            return None
+        return self.kernel("scale", w=w, factor=factor, n=w.size)
+
+    def _bind_add_penalty(
+        self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
+    ) -> Call | None:
+        if not self._fits(w.shape, g, w):
+            return None
+        return self.kernel("add_penalty", g=g, w=w, weight_decay=weight_decay, l1=l1, n=w.size)
+
+    def _bind_clip_norm(self, g: Array, limit: float, scratch: Array) -> Call | None:
+        if not self._fits(g.shape, g):
+            return None
+        total, partial = self.zeros((), np.float64), self.zeros((BLOCKS,), np.float64)
+        tickets = self._tickets()
+        return _together(
+            [
+                self.kernel(
+                    "square_sum", sum=total, partial=partial, tickets=tickets, g=g, n=g.size
+                ),
+                self.kernel("clip_scale", g=g, sum=total, limit=limit, n=g.size),
+            ]
+        )
+
+    def _bind_clip_rows(self, w: Array, limit: float, scratch: Array) -> Call | None:
+        if w.dtype != np.float32 or not w.flags.c_contiguous:
+            return None
+        return self.kernel("clip_rows", w=w, limit=limit, rows=w.shape[0], columns=w.shape[1])
+
+    def _bind_sgd_step(self, w: Array, g: Array, lr: Scalar, scratch: Array) -> Call | None:
+        if not self._fits(w.shape, w, g):
+            return None
+        return self.kernel("sgd_step", w=w, g=g, lr=lr, n=w.size)
+
+    def _bind_momentum_step(
+        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+    ) -> Call | None:
+        if not self._fits(w.shape, w, v, g):
+            return None
+        return self.kernel("momentum_step", w=w, v=v, g=g, lr=lr, mu=momentum, n=w.size)
+
+    def _bind_nesterov_step(
+        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+    ) -> Call | None:
+        if not self._fits(w.shape, w, v, g):
+            return None
+        return self.kernel("nesterov_step", w=w, v=v, g=g, lr=lr, mu=momentum, n=w.size)
+
+    def _bind_adagrad_step(
+        self, w: Array, s: Array, g: Array, lr: Scalar, eps: float, scratch: Array
+    ) -> Call | None:
+        if not self._fits(w.shape, w, s, g):
+            return None
+        return self.kernel("adagrad_step", w=w, s=s, g=g, lr=lr, eps=eps, n=w.size)
+
+    def _bind_rmsprop_step(
+        self, w: Array, s: Array, g: Array, lr: Scalar, rho: float, eps: float, scratch: Array
+    ) -> Call | None:
+        if not self._fits(w.shape, w, s, g):
+            return None
+        return self.kernel(
+            "rmsprop_step", w=w, s=s, g=g, lr=lr, rho=rho, one_less_rho=1 - rho, eps=eps, n=w.size
+        )
+
+    def _bind_adam_step(
+        self,
+        w: Array,
+        m: Array,
+        v: Array,
+        g: Array,
+        lr: Scalar,
+        correction: Scalar,
+        betas: tuple[float, float],
+        eps: float,
+        scratch: Array,
+    ) -> Call | None:
+        if not self._fits(w.shape, w, m, v, g):
+            return None
+        return self.kernel(
+            "adam_step",
+            w=w,
+            m=m,
+            v=v,
+            g=g,
+            lr=lr,
+            correction=correction,
+            beta1=betas[0],
+            one_less_beta1=1 - betas[0],
+            beta2=betas[1],
+            one_less_beta2=1 - betas[1],
+            eps=eps,
+            n=w.size,
+        )
+
+
+def _together(calls: list[Call | None]) -> Call | None:
+    """Return calls as one; None if any is missing."""
+    there = [call for call in calls if call is not None]
+    return CallSequence(there) if len(there) == len(calls) else None
+
+
+def _copyable(one: Array, other: Array) -> bool:
+    """Whether rows can be copied from one to the other as bytes."""
+    return bool(one.dtype == other.dtype and one.flags.c_contiguous and other.flags.c_contiguous)
+
+
+def _weighs(weight: Scalar, rows: tuple[int, ...]) -> bool:
+    """Whether `weight` is a number, or a vector with an entry for each row."""
+    if isinstance(weight, (int, float)):
+        return True
+    return bool(weight.shape in ((), rows) and weight.dtype == np.float32)
+
+
+def _strides(target: Array) -> dict[str, int]:
+    """Return the distances of a target's rows and columns, in entries."""
+    row, column = (*(stride // target.itemsize for stride in target.strides), 1)[:2]
+    return {"row_stride": row, "column_stride": column}
+
+
+def _weights(weight: Scalar) -> dict[str, Any]:
+    """Return a scalar or sample weights (B,) as a pointer and the distance of two weights."""
+    per_row = getattr(weight, "ndim", 0) == 1
+    return {"weight": weight, "weight_stride": weight.strides[0] // 4 if per_row else 0}
+
+
+def _fused(name: str) -> Callable[..., None]:
+    @wraps(getattr(Backend, name))
+    def operation(self: FusedBackend, *args: Any, **kwargs: Any) -> None:
+        self.bind(name, *args, **kwargs)()
+
+    return operation
+
+
+for _name in OPERATIONS:
+    setattr(FusedBackend, _name, _fused(_name))

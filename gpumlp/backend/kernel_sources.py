@@ -1,0 +1,66 @@
+"""Where the kernel sources lie, their text, and what parameters each kernel has."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# in an installed package, or beside it in a checkout
+FOLDERS = _PACKAGE / "_kernels", _PACKAGE.parent / "kernels"
+
+Parameters = dict[str, str]  # name → C type, in order
+
+
+def kernel_folder() -> Path:
+    """Return the folder of the kernel sources; FileNotFoundError where there is none."""
+    for folder in FOLDERS:
+        if (folder / "portable.h").is_file():
+            return folder
+    raise FileNotFoundError(f"no kernel sources in {' or '.join(map(str, FOLDERS))}")
+
+
+def kernel_source(name: str) -> str:
+    """Return the text of a .cu file with its own headers pasted in, each once.
+
+    CuPy's cache of compiled kernels knows a source by its text alone, headers excluded.
+
+    >>> '#include "portable.h"' in kernel_source("update.cu")
+    False
+    """
+    seen: set[str] = set()
+
+    def paste(match: re.Match[str]) -> str:
+        header = match[1]
+        if header in seen or not (kernel_folder() / header).is_file():
+            return ""
+        seen.add(header)
+        return expand(header)
+
+    def expand(file: str) -> str:
+        text = (kernel_folder() / file).read_text(encoding="utf-8")
+        return re.sub(r'^ *#include "([\w.]+)"$', paste, text, flags=re.M).replace(
+            "#pragma once\n", ""
+        )
+
+    return expand(name)
+
+
+def parse_parameters(text: str) -> Parameters:
+    """Return the parameters of a C parameter list.
+
+    >>> parse_parameters("float* w, const float* g, size_t n")
+    {'w': 'float*', 'g': 'float*', 'n': 'size_t'}
+    """
+    parameters = {}
+    for parameter in text.split(","):
+        kind, _, name = " ".join(parameter.split()).removeprefix("const ").rpartition(" ")
+        parameters[name] = kind
+    return parameters
+
+
+@cache
+def declared_kernels() -> dict[str, Parameters]:
+    """Return the parameters of every kernel for the GPU: name → parameters."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(kernel_folder().glob("*.cu"))]
+    declared = re.findall(r"^KERNEL\((\w+),([^)]*)\)", "\n".join(texts), re.M)
+    return {name: parse_parameters(parameters) for name, parameters in declared}

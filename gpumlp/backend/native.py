@@ -1,0 +1,137 @@
+"""The native library: the kernels compiled for the CPU, called through ctypes.
+
+It is an optional part of the installation, built where there is a C++ compiler (see `kernels/`).
+Every kernel takes one pointer, to an array of 8-byte slots that hold its arguments; so a call is
+bound once, whatever it takes, and a list of bound calls is run by the library itself.
+"""
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from .kernel_sources import Parameters, declared_kernels, parse_parameters
+
+NAME = "_gpumlp_native"
+INSTALL = "install g++ or clang++, then gpumlp once more (pip install .)"
+
+POINTERS: dict[str, Any] = {  # C type → type of an array's entries; bytes may be anything
+    "float*": np.dtype("float32"),
+    "double*": np.dtype("float64"),
+    "int64*": np.dtype("int64"),
+    "uint32*": np.dtype("uint32"),
+    "uint8*": None,
+}
+
+
+class NativeCall:
+    """A kernel bound to its arguments; calling it runs it. It keeps its arrays alive."""
+
+    __slots__ = ("_arguments", "_function", "_slots", "name")
+
+    def __init__(self, name: str, function: Any, slots: Any, arguments: dict[str, Any]) -> None:
+        self.name = name
+        self._function, self._slots, self._arguments = function, slots, arguments
+
+    def __repr__(self) -> str:
+        return f"NativeCall({self.name!r})"
+
+    def __call__(self) -> None:
+        """Run the kernel."""
+        self._function(self._slots)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where the function and its slots lie in memory."""
+        function = ctypes.cast(self._function, ctypes.c_void_p).value
+        return function or 0, ctypes.addressof(self._slots)
+
+
+class NativeSequence:
+    """Native calls that the library runs one after another, as often as asked."""
+
+    def __init__(self, run: Any, calls: Sequence[NativeCall]) -> None:
+        addresses = list(chain(*(call.addresses for call in calls)))
+        self.calls = tuple(calls)
+        self._run, self._count = run, ctypes.c_size_t(len(calls))
+        self._table = (ctypes.c_uint64 * len(addresses))(*addresses)
+
+    def __call__(self, times: int = 1) -> None:
+        """Run all of them, `times` times."""
+        self._run(self._table, self._count, ctypes.c_size_t(times))
+
+
+class NativeLibrary:
+    """The loaded library.
+
+    Raises OSError where it cannot be loaded and ValueError where it was built from other sources.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._library = ctypes.CDLL(path)
+        self._kernels: dict[str, tuple[Any, Parameters]] = {}
+        for name, parameters in declared_kernels().items():
+            if self._kernel(name)[1] != parameters:
+                raise ValueError(f"{path} was built from other sources than these: {INSTALL}")
+
+    def _kernel(self, name: str) -> tuple[Any, Parameters]:
+        """Return a kernel's function and its parameters, as the library itself states them."""
+        if name not in self._kernels:
+            try:
+                text = ctypes.c_char.in_dll(self._library, f"gpumlp_{name}_parameters")
+                function = getattr(self._library, f"gpumlp_{name}")
+            except (ValueError, AttributeError):
+                raise ValueError(f"{self.path} has no kernel {name!r}: {INSTALL}") from None
+            parameters = ctypes.string_at(ctypes.addressof(text)).decode()
+            function.restype = None
+            self._kernels[name] = function, parse_parameters(parameters)
+        return self._kernels[name]
+
+    def bind(self, name: str, arguments: dict[str, Any]) -> NativeCall:
+        """Return a kernel bound to arguments by name: arrays, numbers, or None for no array.
+
+        A number where the kernel wants a pointer becomes memory that holds it. Raises TypeError
+        where names differ or an array has another type than the kernel takes; that its memory is
+        laid out as the kernel expects is the caller's business.
+        """
+        function, parameters = self._kernel(name)
+        if arguments.keys() != parameters.keys():
+            different = ", ".join(sorted(arguments.keys() ^ parameters.keys()))
+            raise TypeError(f"kernel {name}: missing or unknown arguments: {different}")
+        slots = (ctypes.c_uint64 * len(parameters))()
+        for i, (parameter, kind) in enumerate(parameters.items()):
+            value = arguments[parameter]
+            if kind == "float":
+                slots[i] = int.from_bytes(struct.pack("<f", value), "little")
+            elif kind not in POINTERS:
+                slots[i] = value
+            elif value is not None:
+                dtype = POINTERS[kind]
+                if not isinstance(value, np.ndarray):
+                    value = arguments[parameter] = np.asarray(value, dtype)
+                elif dtype is not None and value.dtype != dtype:
+                    raise TypeError(f"kernel {name}: {parameter} has {value.dtype}, not {dtype}")
+                slots[i] = value.__array_interface__["data"][0]
+        return NativeCall(name, function, slots, arguments)
+
+    def sequence(self, calls: Sequence[NativeCall]) -> "NativeSequence":
+        """Return calls as one that the library runs by itself."""
+        return NativeSequence(self._library.gpumlp_run, calls)
+
+
+@cache
+def load_native() -> tuple[NativeLibrary | None, str]:
+    """Return the native library, or None, and where it is or why there is none."""
+    spec = find_spec(NAME)
+    if spec is None or spec.origin is None:
+        return None, f"not built: {INSTALL}"
+    try:
+        return NativeLibrary(spec.origin), spec.origin
+    except (OSError, ValueError) as error:
+        return None, str(error)
