@@ -9,7 +9,7 @@ from typing import Any
 from threadpoolctl import threadpool_info
 
 from . import __version__
-from .backend import Backend
+from .backend import Backend, CpuBackend
 
 BLAS_FACTS = ("internal_api", "version", "num_threads", "architecture")
 PACKAGES = ("numpy", "pydantic", "safetensors", "tqdm", "cupy-cuda12x", "cupy-cuda13x")
@@ -42,7 +42,8 @@ def _version(package: str) -> str | None:
 
 def _device(backend: Backend) -> dict[str, Any]:
     if backend.name == "cpu":
-        return {}
+        native = isinstance(backend, CpuBackend) and backend.native
+        return {"kernels": "native" if native else "numpy"}
     runtime = backend.xp.cuda.runtime
     properties = runtime.getDeviceProperties(int(backend.name.rpartition(":")[2]))
     return {

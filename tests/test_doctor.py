@@ -225,6 +225,26 @@ def test_more_threads_than_cpus_are_advised_against(monkeypatch):
         assert bool(blas.fix) == bool(fix)
 
 
+def test_the_kernels_in_use_are_named_or_how_to_get_them(monkeypatch):
+    monkeypatch.setattr(doctor, "load_native", lambda: (object(), "/lib/native.so"))
+    assert doctor.Line("kernels", "native, /lib/native.so") in [*doctor.kernels()]
+    for why in ("not built", "built from other sources (/lib/native.so)", "unusable (no ELF file)"):
+        monkeypatch.setattr(
+            doctor, "load_native", lambda why=why: (None, f"{why}: {doctor.INSTALL_NATIVE}")
+        )
+        line = {line.name: line for line in doctor.kernels()}["kernels"]
+        assert line.found == f"NumPy's; the native ones are {why}"
+        assert line.fix == doctor.INSTALL_NATIVE
+
+
+def test_products_say_how_they_are_computed(monkeypatch):
+    lines = {line.name: line.found for line in doctor.kernels()}
+    assert "directly" in lines["products"] or "numpy.matmul" in lines["products"]
+    monkeypatch.setattr(doctor, "find_gemm", lambda: None)
+    lines = {line.name: line.found for line in doctor.kernels()}
+    assert lines["products"].startswith("by numpy.matmul")
+
+
 def test_the_limits_of_a_container_count(monkeypatch):
     files = {
         "/proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n",

@@ -78,7 +78,7 @@ def test_wrong_arguments_raise(change, message):
 
 @needs_library
 def test_an_unknown_kernel_is_named():
-    with pytest.raises(ValueError, match="has no kernel 'magic'"):
+    with pytest.raises(ValueError, match="without 'magic'"):
         LIBRARY.bind("magic", {})
 
 
@@ -131,9 +131,9 @@ def test_a_library_built_from_other_sources_is_not_used(find, monkeypatch):
     monkeypatch.setattr(native, "declared_kernels", lambda: kernels)
     library, reason = find(WHERE)
     assert library is None
-    assert "was built from other sources" in reason
+    assert "built from other sources" in reason
     monkeypatch.setattr(native, "declared_kernels", lambda: {"new": {"n": "size_t"}})
-    assert "has no kernel 'new'" in find(WHERE)[1]
+    assert "without 'new'" in find(WHERE)[1]
 
 
 @needs_library

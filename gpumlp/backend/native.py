@@ -78,7 +78,7 @@ class NativeLibrary:
         self._kernels: dict[str, tuple[Any, Parameters]] = {}
         for name, parameters in declared_kernels().items():
             if self._kernel(name)[1] != parameters:
-                raise ValueError(f"{path} was built from other sources than these: {INSTALL}")
+                raise ValueError(f"built from other sources ({path}): {INSTALL}")
 
     def _kernel(self, name: str) -> tuple[Any, Parameters]:
         """Return a kernel's function and its parameters, as the library itself states them."""
@@ -87,7 +87,7 @@ class NativeLibrary:
                 text = ctypes.c_char.in_dll(self._library, f"gpumlp_{name}_parameters")
                 function = getattr(self._library, f"gpumlp_{name}")
             except (ValueError, AttributeError):
-                raise ValueError(f"{self.path} has no kernel {name!r}: {INSTALL}") from None
+                raise ValueError(f"without {name!r} ({self.path}): {INSTALL}") from None
             parameters = ctypes.string_at(ctypes.addressof(text)).decode()
             function.restype = None
             self._kernels[name] = function, parse_parameters(parameters)
@@ -134,4 +134,4 @@ def load_native() -> tuple[NativeLibrary | None, str]:
     try:
         return NativeLibrary(spec.origin), spec.origin
     except (OSError, ValueError) as error:
-        return None, str(error)
+        return None, f"unusable ({error})" if isinstance(error, OSError) else str(error)

@@ -18,7 +18,10 @@ from threadpoolctl import threadpool_info
 
 from .. import SGD, Dense, Sequential, SoftmaxCrossEntropy, Trainer, __version__, get_backend
 from ..backend import Backend
+from ..backend.blas import find_gemm
 from ..backend.cuda import INSTALL, count_devices, find_libraries
+from ..backend.native import INSTALL as INSTALL_NATIVE
+from ..backend.native import load_native
 from ..data.mnist import find_mnist, mnist_folder
 from ..environment import describe
 from ..errors import CheckFailed, ConfigError, DeviceError, GpumlpError
@@ -110,6 +113,20 @@ def machine() -> Iterator[Line]:
         yield Line("BLAS", f"{' '.join(map(str, found))}, {count(threads, 'thread')}", fix)
     if not pools:
         yield Line("BLAS", "one that threadpoolctl does not know")
+    yield from kernels()
+
+
+def kernels() -> Iterator[Line]:
+    """Yield how matrix products and everything else are computed on the CPU."""
+    gemm = find_gemm()
+    found = f"{gemm.name}, called directly" if gemm else "by numpy.matmul: BLAS not found in NumPy"
+    yield Line("products", found)
+    library, where = load_native()
+    if library:
+        yield Line("kernels", f"native, {where}")
+    else:
+        why = where.removesuffix(f": {INSTALL_NATIVE}")
+        yield Line("kernels", f"NumPy's; the native ones are {why}", INSTALL_NATIVE)
 
 
 def usable_cpus() -> float:
