@@ -140,6 +140,12 @@ def _check_finite(name: str, array: Array, backend: Backend) -> None:
     """Raise ValueError with the first place that is not finite; needs no memory where all are."""
     if not array.size or array.dtype.kind != "f":
         return
+    if array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = float(flat.dot(flat))  # one pass; where it overflows there is a second look
+        if np.isfinite(squares):
+            return
     if np.isfinite(float(array.min())) and np.isfinite(float(array.max())):
         return
     for start in range(0, len(array), BLOCK_ROWS):
