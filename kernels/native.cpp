@@ -220,7 +220,8 @@ KERNEL(softmax_cross_entropy, float* loss, float* correct, float* dz, const floa
             }
             if (correct) {
                 row_maxima(w, best, target, row_stride, column_stride, n, columns);
-                for (size_t row = 0; row < n; ++row) correct[start + row] = first[row] == best[row];
+                for (size_t row = 0; row < n; ++row)
+                    correct[start + row] = total[row] == total[row] && first[row] == best[row];
             }
         } else {
             for (size_t column = 0; column < columns; ++column)
@@ -232,7 +233,8 @@ KERNEL(softmax_cross_entropy, float* loss, float* correct, float* dz, const floa
                 }, to + column * rows, dot, from + column * rows, top, total, w);
             for (size_t row = 0; row < n; ++row) {
                 const size_t label = (size_t)labels[start + row];
-                if (correct) correct[start + row] = first[row] == (float)label;
+                const bool number = total[row] == total[row];  // NaN is never right
+                if (correct) correct[start + row] = number && first[row] == (float)label;
                 if (label >= columns) continue;  // as in the plain formula: no class is the target
                 dot[row] += rest * (from[label * rows + row] - top[row]);
                 to[label * rows + row] -= rest * w[row];
@@ -280,6 +282,9 @@ SCALAR double squares(const float* values, size_t n) {
     return total;
 }
 
+// what scales a vector of that norm to `limit` where it is longer; NaN where the norm is NaN
+SCALAR float clipping(double norm, float limit) { return (float)(limit / (norm < limit ? limit : norm)); }
+
 // sum = g . g
 KERNEL(square_sum, double* sum, double* partial, uint32* tickets, const float* g, size_t n) {
     (void)partial, (void)tickets;
@@ -289,7 +294,7 @@ KERNEL(square_sum, double* sum, double* partial, uint32* tickets, const float* g
 // g *= limit / max(sqrt(sum), limit)
 KERNEL(clip_scale, float* g, const double* sum, float limit, size_t n) {
     const double norm = sqrt(*sum);
-    const float factor = (float)(limit / (norm > limit ? norm : limit));
+    const float factor = clipping(norm, limit);
     for_each(n, [=](float& g) INLINE { g *= factor; }, g);
 }
 
@@ -298,7 +303,7 @@ KERNEL(clip_rows, float* w, float limit, size_t rows, size_t columns) {
     for (size_t row = 0; row < rows; ++row) {
         float* entries = w + row * columns;
         const double norm = sqrt(squares(entries, columns));
-        const float factor = (float)(limit / (norm > limit ? norm : limit));
+        const float factor = clipping(norm, limit);
         for_each(columns, [=](float& w) INLINE { w *= factor; }, entries);
     }
 }

@@ -9,7 +9,14 @@ import pytest
 from test_backend import CASES, cases, check, place
 
 from gpumlp import Dense, Sequential, SoftmaxCrossEntropy, losses
-from gpumlp.backend import ACTIVATIONS, OPERATIONS, POINTWISE, Backend, CpuBackend
+from gpumlp.backend import (
+    ACTIVATIONS,
+    OPERATIONS,
+    POINTWISE,
+    Activation,
+    Backend,
+    CpuBackend,
+)
 from gpumlp.backend.fused import ACTIVATION_NUMBERS, LOSS_NUMBERS, CallSequence
 from gpumlp.backend.native import NativeCall, NativeSequence, load_native
 from gpumlp.engine import Batches, TrainingStep, get_engine
@@ -132,8 +139,23 @@ def test_a_label_that_is_no_class_touches_no_memory_of_others(label, smoothing):
 
 
 def test_the_numbers_of_activations_and_losses_are_their_places():
-    assert list(ACTIVATION_NUMBERS.items()) == [(n, i) for i, n in enumerate(ACTIVATIONS)]
-    assert list(LOSS_NUMBERS.items()) == [(n, i) for i, n in enumerate(POINTWISE)]
+    assert [*ACTIVATION_NUMBERS.items()] == [(a, i) for i, a in enumerate(ACTIVATIONS.values())]
+    assert [*LOSS_NUMBERS.items()] == [(loss, i) for i, loss in enumerate(POINTWISE.values())]
+
+
+def test_an_activation_of_ones_own_has_the_name_of_a_kernel_but_is_computed_by_its_formula():
+    def forward(xp, a, z):
+        xp.multiply(z, 10, out=a)
+
+    def derivative(xp, d, kept, scratch):
+        d[...] = 10
+
+    own = Activation("sigmoid", "output", forward, derivative)
+    layer = Dense(2, 2, backend=CpuBackend())
+    layer.activation = own
+    layer.parameters[0].value[...] = np.eye(2)
+    assert layer.forward([[1.0, 2.0]]).tolist() == [[10.0, 20.0]]
+    assert layer.backward([[1.0, 1.0]]).tolist() == [[10.0, 10.0]]
 
 
 # ------------------------------------------------------------------------- a recorded step

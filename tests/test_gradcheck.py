@@ -249,7 +249,7 @@ def test_it_is_the_replayed_step_that_is_looked_at(here, monkeypatch, optimizer)
 
     def forgetful(self, rows):
         honest(self, rows)
-        self._plans[rows] = []
+        return lambda steps: None
 
     monkeypatch.setattr(graph.GraphEngine, "_record", forgetful)
     found = check(config(optimizer={"name": optimizer}))

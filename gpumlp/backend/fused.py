@@ -14,8 +14,9 @@ from .activations import ACTIVATIONS, Activation, Array
 from .base import OPERATIONS, Backend, Call, Scalar
 from .pointwise import POINTWISE, Pointwise
 
-ACTIVATION_NUMBERS = {name: i for i, name in enumerate(ACTIVATIONS)}  # those of portable.h
-LOSS_NUMBERS = {name: i for i, name in enumerate(POINTWISE)}
+# the numbers of portable.h; an activation or a loss of somebody's own has none, and no kernel
+ACTIVATION_NUMBERS = {activation: i for i, activation in enumerate(ACTIVATIONS.values())}
+LOSS_NUMBERS = {loss: i for i, loss in enumerate(POINTWISE.values())}
 BLOCKS = 1024  # at most so many blocks share in one sum
 
 
@@ -101,14 +102,16 @@ class FusedBackend(Backend):
     def _bind_bias_activation_forward(
         self, a: Array, z: Array, bias: Array | None, activation: Activation
     ) -> Call | None:
-        if z.ndim != 2 or not (self._fits(z.shape, a, z) and self._fits(z.shape[1:], bias)):
+        if z.ndim != 2 or activation not in ACTIVATION_NUMBERS:
+            return None
+        if not (self._fits(z.shape, a, z) and self._fits(z.shape[1:], bias)):
             return None
         return self.kernel(
             "bias_activation_forward",
             a=a,
             z=z,
             bias=bias,
-            activation=ACTIVATION_NUMBERS[activation.name],
+            activation=ACTIVATION_NUMBERS[activation],
             rows=z.shape[0],
             columns=z.shape[1],
         )
@@ -124,10 +127,10 @@ class FusedBackend(Backend):
         beta: Scalar = 0.0,
         scratch: Array = None,
     ) -> Call | None:
+        if dz.ndim != 2 or activation not in ACTIVATION_NUMBERS:
+            return None
         columns = dz.shape[1:]
-        if dz.ndim != 2 or not (
-            self._fits(dz.shape, dz, da, kept) and self._fits(columns, bias_sink)
-        ):
+        if not (self._fits(dz.shape, dz, da, kept) and self._fits(columns, bias_sink)):
             return None
         return self.kernel(
             "bias_activation_backward",
@@ -137,7 +140,7 @@ class FusedBackend(Backend):
             kept=kept,
             alpha=alpha,
             beta=beta,
-            activation=ACTIVATION_NUMBERS[activation.name],
+            activation=ACTIVATION_NUMBERS[activation],
             rows=dz.shape[0],
             columns=dz.shape[1],
             partial=scratch,
@@ -216,9 +219,11 @@ class FusedBackend(Backend):
         scratch: Array,
     ) -> Call | None:
         rows = z.shape[:1]
-        if not (self._fits(z.shape, dz, z) and self._fits(rows, loss, correct)):
+        if formula not in LOSS_NUMBERS or not self._fits(rows, loss, correct):
             return None
-        if target.shape != z.shape or target.dtype != np.float32 or not _weighs(weight, rows):
+        if not (self._fits(z.shape, dz, z) and target.shape == z.shape and _weighs(weight, rows)):
+            return None
+        if target.dtype != np.float32:
             return None
         return self.kernel(
             "pointwise_loss",
@@ -229,7 +234,7 @@ class FusedBackend(Backend):
             target=target,
             **_strides(target),
             **_weights(weight),
-            formula=LOSS_NUMBERS[formula.name],
+            formula=LOSS_NUMBERS[formula],
             parameter=parameter,
             rows=z.shape[0],
             columns=z.shape[1],
