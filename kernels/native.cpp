@@ -67,7 +67,7 @@ KERNEL(gather_scaled, float* out, const uint8* source, const int64* index, float
 KERNEL(normalize, float* out, const float* weights, size_t rows) {
     double sum = 0;
     for (size_t row = 0; row < rows; ++row) sum += weights[row];
-    const float total = (float)sum > SMALLEST ? (float)sum : SMALLEST;
+    const float total = (float)sum < SMALLEST ? SMALLEST : (float)sum;  // keeps NaN
     for_each(rows, [=](float& out, float weight) INLINE { out = weight / total; }, out, weights);
 }
 

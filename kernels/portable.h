@@ -8,7 +8,7 @@
 
 #if defined(__CUDACC__) || defined(GPUMLP_FIBERS)
   #define GPUMLP_DEVICE
-  #define SCALAR static __device__ __forceinline__
+  #define SCALAR [[maybe_unused]] static __device__ __forceinline__
   #define INLINE  // after the parameters of a lambda
   #ifndef KERNEL
     #define KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
@@ -327,41 +327,7 @@ SCALAR uint32 random_bits(uint32 row, uint32 unit, uint32 key) {
 // ---------------------------------------------------------------- visiting every entry
 
 #ifdef GPUMLP_DEVICE
-
-// four neighbouring entries: loaded at once, and stored at once unless they are const
-template <class T>
-struct Four {
-    T* address;
-    struct alignas(16) Values { T lane[4]; } values;
-    __device__ __forceinline__ explicit Four(T* p) : address(p), values(*reinterpret_cast<Values*>(p)) {}
-    __device__ __forceinline__ ~Four() { *reinterpret_cast<Values*>(address) = values; }
-    __device__ __forceinline__ T& operator[](int i) { return values.lane[i]; }
-};
-
-template <class T>
-struct Four<const T> {
-    struct alignas(16) Values { T lane[4]; } values;
-    __device__ __forceinline__ explicit Four(const T* p) : values(*reinterpret_cast<const Values*>(p)) {}
-    __device__ __forceinline__ const T& operator[](int i) const { return values.lane[i]; }
-};
-
-template <class Body, class... Lanes>
-SCALAR void for_four(Body& body, Lanes&&... lanes) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) body(lanes[i]...);
-}
-
-// body(array[i]...) for each i < n, in any order; the arrays do not overlap
-template <class Body, class... T>
-SCALAR void for_each(size_t n, Body body, T*... arrays) {
-    const size_t thread = blockIdx.x * (size_t)blockDim.x + threadIdx.x;
-    const size_t threads = (size_t)gridDim.x * blockDim.x;
-    const bool aligned = ((reinterpret_cast<size_t>(arrays) | ...) & 15) == 0;
-    const size_t fours = aligned ? n / 4 : 0;
-    for (size_t i = thread; i < fours; i += threads) for_four(body, Four<T>(arrays + 4 * i)...);
-    for (size_t i = 4 * fours + thread; i < n; i += threads) body(arrays[i]...);
-}
-
+  #include "device.h"
 #else
 
 // body(array[i]...) for each i < n, in any order; the arrays do not overlap
