@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from problem import Problem, Weights
 
-from gpumlp import SGD, Adam, SoftmaxCrossEntropy, get_backend, multilayer_perceptron
+from gpumlp import SGD, Adam, SoftmaxCrossEntropy, Trainer, get_backend, multilayer_perceptron
+from gpumlp.backend import Backend, CpuBackend
 from gpumlp.engine import Batches, TrainingStep, get_engine
+from gpumlp.environment import describe
 from gpumlp.randomness import permutation
 
 
@@ -19,6 +21,7 @@ class Contender:
     """One library training one problem; `take`, `epoch` and `weights` are what a library adds."""
 
     engine = ""
+    kernels: str | None = None  # of gpumlp: "native" or "numpy"
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -78,25 +81,35 @@ class Gpumlp(Contender):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        backend = get_backend(problem.device)
-        model = multilayer_perceptron(problem.net.sizes, "sigmoid", backend=backend)
+        backend = self.backend = self.choose_backend(problem.device)
+        self.kernels = describe(backend).get("kernels")
+        model = self.model = multilayer_perceptron(problem.net.sizes, "sigmoid", backend=backend)
         values = [array for layer in problem.weights() for array in layer]
         for parameter, value in zip(model.parameters, values, strict=True):
             parameter.value[...] = backend.asarray(value)
-        loss = SoftmaxCrossEntropy(backend=backend)
+        self.loss = SoftmaxCrossEntropy(backend=backend)
         adam = problem.optimizer == "adam"
-        optimizer = Adam(problem.lr, eps=problem.eps) if adam else SGD(problem.lr)
+        self.optimizer = Adam(problem.lr, eps=problem.eps) if adam else SGD(problem.lr)
+        self.load()
+
+    @staticmethod
+    def choose_backend(device: str) -> Backend:
+        """Return what computes."""
+        return get_backend(device)
+
+    def load(self) -> None:
+        """Bring the data to the device, and make what runs steps."""
+        problem, backend = self.problem, self.backend
         batches = Batches(
             x=backend.asarray(problem.x),
-            target=loss.as_target(problem.labels, backend),
+            target=self.loss.as_target(problem.labels, backend),
             weight=None,
             size=self.batch,
             accumulate=1,
             shuffle=True,
             seed=problem.seed,
         )
-        self.model = model
-        self.training = TrainingStep(model, loss, optimizer, batches)
+        self.training = TrainingStep(self.model, self.loss, self.optimizer, batches)
         self.runner = get_engine("auto", self.training)
         self.engine = self.runner.name
 
@@ -110,7 +123,7 @@ class Gpumlp(Contender):
     def take(self, n: int) -> None:
         """As in `Contender`."""
         largest = self.model.operations_of_largest_product(self.batch)
-        with self.training.backend.threads_for(largest):
+        with self.backend.threads_for(largest):
             self.runner.run(n)
         self.training.optimizer.steps += n
 
@@ -122,11 +135,11 @@ class Gpumlp(Contender):
 
     def synchronize(self) -> None:
         """As in `Contender`."""
-        self.training.backend.synchronize()
+        self.backend.synchronize()
 
     def weights(self) -> Weights:
         """As in `Contender`."""
-        values = [self.model.backend.to_numpy(p.value).copy() for p in self.model.parameters]
+        values = [self.backend.to_numpy(p.value).copy() for p in self.model.parameters]
         return list(zip(values[::2], values[1::2], strict=True))
 
     @staticmethod
@@ -139,3 +152,49 @@ class Gpumlp(Contender):
             "versions": {"numpy": version("numpy")},
             "threads": max((pool["num_threads"] for pool in blas), default=1),
         }
+
+
+class GpumlpPlain(Gpumlp):
+    """The plain formulas: no native kernels, and products by `numpy.matmul`."""
+
+    @staticmethod
+    def choose_backend(device: str) -> Backend:
+        """As in `Gpumlp`."""
+        return Backend(np)
+
+
+class GpumlpNumpy(Gpumlp):
+    """What is used where gpumlp was installed without a compiler."""
+
+    @staticmethod
+    def choose_backend(device: str) -> Backend:
+        """As in `Gpumlp`."""
+        return CpuBackend(kernels=False)
+
+
+class GpumlpTrainer(Gpumlp):
+    """gpumlp as its users run it: each turn and each epoch is one `Trainer.fit`.
+
+    So what a `fit` does before its first step and at the end of an epoch is timed, too.
+    """
+
+    engine = "Trainer"
+
+    def load(self) -> None:
+        """As in `Gpumlp`."""
+        problem = self.problem
+        self.x, self.labels = self.backend.asarray(problem.x), problem.labels
+        self.trainer = Trainer(
+            self.model, self.loss, self.optimizer, batch_size=self.batch, seed=problem.seed
+        )
+
+    def prepare(self, n: int) -> None:
+        """Nothing: each `fit` begins an epoch."""
+
+    def take(self, n: int) -> None:
+        """As in `Contender`."""
+        self.trainer.fit(self.x, self.labels, epochs=1, max_steps=n)
+
+    def epoch(self) -> None:
+        """As in `Contender`."""
+        self.trainer.fit(self.x, self.labels, epochs=1)

@@ -73,6 +73,7 @@ class DeviceBench(Bench):
         super().__init__([], "cpu", quick, rounds)
         self.workers = dict(workers)
         self.rounds = rounds or (3 if quick else ROUNDS)
+        self.patience = float("inf")
         self.peaks = dict.fromkeys(workers, 0.0)
         self._seconds: list[tuple[Net, dict[str, list[float]], dict[str, str]]] = []
 
@@ -110,7 +111,7 @@ class DeviceBench(Bench):
             start |= {"build_seconds": built["seconds"], "warm_up_seconds": warm_up}
             self.starts.append(start)
         say(f"{net}: {self.rounds} rounds")
-        self._seconds.append((net, self._rounds(steps), engines))
+        self._seconds.append((net, self._rounds("step", steps), engines))
 
     def environment(self) -> dict[str, Any]:
         """As in `Bench`, with both devices' peaks, and the GPU where there is one."""

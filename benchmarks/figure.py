@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from report import OURS, Row
+from report import OURS, Row, kernel_label
 
 from gpumlp.plots.style import new_figure, our_style, png
 
@@ -70,6 +70,52 @@ def plot_batches(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("batch size")
         axes.set_ylabel("samples/s")
         figure.legend(loc="outside lower center", ncols=2)
+        path.write_bytes(png(figure))
+
+
+def plot_kernels(rows: Sequence[Row], path: Path) -> None:
+    """Draw each operation's share of a copy's speed and its speed-up, a line for each operation."""
+    labels = list(dict.fromkeys(map(kernel_label, rows)))
+    with our_style():
+        size = (10.0, 1.4 + 0.2 * len(labels))
+        figure, panels = new_figure(
+            "operations", f"kernels and plain formulas, {rows[0]['device']}", size, columns=2
+        )
+        sizes = dict.fromkeys(row["size"] for row in rows)
+        for name, marker, colour in zip(sizes, cycle(MARKERS), cycle(COLOURS)):
+            own = [row for row in rows if row["size"] == name]
+            places = [labels.index(kernel_label(row)) for row in own]
+            shares = [row["fused"]["of_stream"] for row in own]
+            for axes, values in zip(panels, (shares, [row["ratio"] for row in own]), strict=True):
+                axes.plot(values, places, marker, color=colour, markersize=4.5, label=name)
+        for axes, text in zip(
+            panels, ("bytes per second / those of a copy", "plain formula / kernel"), strict=True
+        ):
+            axes.axvline(1, color="#666666", linewidth=0.8)
+            axes.set_xscale("log")
+            _plain_ticks(axes.xaxis)
+            axes.set_yticks(range(len(labels)), labels if axes is panels[0] else [])
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_xlabel(f"{text} (log scale; right is faster)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        path.write_bytes(png(figure))
+
+
+def plot_learning(rows: Sequence[Row], path: Path) -> None:
+    """Draw accuracy over CPU seconds, a line for each round, a colour for each contender."""
+    with our_style():
+        figure, (axes,) = new_figure(rows[0]["data"], "test accuracy over CPU seconds", (7.0, 4.0))
+        for row, colour in zip(rows, cycle(COLOURS)):
+            for i, curve in enumerate(row["curves"]):
+                label = row["system"] if i == 0 else None
+                points = curve["cpu_seconds"][1:], curve["accuracy"][1:]
+                axes.plot(*points, "o-", color=colour, markersize=3, alpha=0.8, label=label)
+        axes.axhline(rows[0]["goal"], color="#666666", linewidth=0.8)
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
+        axes.set_xlabel("CPU seconds of training, all threads (log scale)")
+        axes.set_ylabel("test accuracy")
+        figure.legend(loc="outside lower center", ncols=4)
         path.write_bytes(png(figure))
 
 

@@ -51,6 +51,8 @@ for optimizer in sgd adam; do
         --optimizers "$optimizer" \
         --out "$out/training-$optimizer.json" --plot "$out/training-$optimizer.png"
 done
+step kernels "$python" benchmarks/kernels.py --device cuda \
+    --out "$out/kernels.json" --plot "$out/kernels.png"
 step cpu_vs_gpu "$python" benchmarks/cpu_vs_gpu.py --device cuda \
     --out "$out/cpu_vs_gpu.json" --plot "$out/cpu_vs_gpu.png"
 echo "== $out/summary.txt"

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from gpumlp.data.builtin import load_builtin
+from gpumlp.data.mnist import load_mnist
 from gpumlp.randomness import permutation
 
 Weights = list[tuple[np.ndarray, np.ndarray]]  # per layer: W (n_out, n_in) and b (n_out,)
@@ -60,18 +62,15 @@ class Net:
 
 @dataclass(frozen=True)
 class Problem:
-    """Synthetic data for a net, float32 and the same in every process: all from fixed seeds."""
+    """Data for a net, float32 and the same in every process: synthetic, or real images."""
 
     net: Net
     rows: int
-    optimizer: str  # "sgd" or "adam", plain, with the learning rate below
+    optimizer: str  # "sgd" or "adam", plain
     device: str
     seed: int = 0
-
-    @property
-    def lr(self) -> float:
-        """Learning rate: small, so that the widest net stays finite however long it is timed."""
-        return 1e-3
+    data: str = "synthetic"  # or "mnist", "digits"
+    lr: float = 1e-3  # small, so that the widest net stays finite however long it is timed
 
     @property
     def eps(self) -> float:
@@ -83,13 +82,17 @@ class Problem:
 
     @cached_property
     def x(self) -> npt.NDArray[np.float32]:
-        """Rows, uniform in [0, 1)."""
+        """Rows: uniform in [0, 1), or pixels."""
+        if self.data != "synthetic":
+            return load_images(self.data)[0][: self.rows]
         generator = np.random.default_rng([self.seed, 1])
         return generator.random((self.rows, self.net.sizes[0]), dtype=np.float32)
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """A class for each row, uniform."""
+        """A class for each row: uniform, or what the image shows."""
+        if self.data != "synthetic":
+            return load_images(self.data)[1][: self.rows]
         generator = np.random.default_rng([self.seed, 2])
         return generator.integers(0, self.net.sizes[-1], self.rows)
 
@@ -109,6 +112,11 @@ class Problem:
         shifted = z - z.max(axis=1, keepdims=True)
         log_y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return float(-log_y[np.arange(len(z)), self.labels[:256]].mean())
+
+    def accuracy(self, weights: Weights) -> float:
+        """Return the share of test images that the network gets right."""
+        _, _, x, labels = load_images(self.data)
+        return float((forward(x, weights)[-1].argmax(axis=1) == labels).mean())
 
     def trained(self, steps: int) -> Weights:
         """Return the weights after so many steps of gradient descent, by the plain formulas.
@@ -130,6 +138,23 @@ class Problem:
                 weights[k] = new_w.astype(np.float32), new_b.astype(np.float32)
                 dz = dz @ w.astype(np.float64) * a * (1 - a)
         return weights
+
+
+@cache
+def load_images(data: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return training x (N, D) in [0, 1], labels (N,), test x, labels of "mnist" or "digits".
+
+    Raises gpumlp's DataError where MNIST is not found.
+    """
+    if data == "mnist":
+        (x, y), (x_test, y_test) = load_mnist(None)
+    else:
+        images, labels = load_builtin("digits")
+        order = np.random.default_rng(0).permutation(len(images))
+        (x_test, x), (y_test, y) = ((a[order[:360]], a[order[360:]]) for a in (images, labels))
+    top = np.float32(x.max())
+    parts = [images.reshape(len(images), -1).astype(np.float32) / top for images in (x, x_test)]
+    return parts[0], y.astype(np.int64), parts[1], y_test.astype(np.int64)
 
 
 def forward(x: np.ndarray, weights: Weights) -> list[np.ndarray]:

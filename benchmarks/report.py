@@ -41,7 +41,7 @@ def make_rows(
                 **common,
                 "system": system,
                 "engine": engines[system],
-                "seconds": {"median": middle, "min": min(own), "max": max(own), "n": len(own)},
+                "seconds": summary(own),
                 "samples_per_s": samples / middle,
                 "gflops": flops / middle / 1e9,
                 "floor_seconds": flops / peak,
@@ -49,6 +49,16 @@ def make_rows(
             }
         )
     return rows
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Return median, least, most and number of some seconds."""
+    return {
+        "median": median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "n": len(seconds),
+    }
 
 
 def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
@@ -102,6 +112,37 @@ def device_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def kernel_label(row: Row) -> str:
+    """Return an operation with its variant, and the number of classes where that is small."""
+    narrow = row["operation"].startswith("softmax") and row["shape"][-1] == 10
+    return " ".join(filter(None, [row["operation"], row["variant"], "of 10" if narrow else ""]))
+
+
+def kernel_table(rows: Sequence[Row]) -> str:
+    """Return rows of operations for reading, a blank line between sizes."""
+    head = f"{'operation':25} {'variant':11} {'shape':17} {'plain µs':>10} {'kernel µs':>10}"
+    lines = [f"{head} {'ns/entry':>9} {'GB/s':>7} {'of copy':>7} {'speed-up':>8}"]
+    size = None
+    for row in rows:
+        if size not in (None, row["size"]):
+            lines.append("")
+        size, fused = row["size"], row["fused"]
+        plain, own = (1e6 * row[kind]["seconds"]["median"] for kind in ("plain", "fused"))
+        lines.append(
+            f"{row['operation']:25} {row['variant']:11} {' x '.join(map(str, row['shape'])):17} "
+            f"{plain:10.4g} {own:10.4g} {fused['ns_per_element']:9.3g} {fused['gb_per_s']:7.2f} "
+            f"{fused['of_stream']:7.0%} {row['ratio']:8.2f}"
+        )
+    lines.append(
+        "of copy: bytes per second / those of a copy out of or in cache, in the same round;"
+    )
+    lines.append(
+        "  what is updated in place can pass it: a copy's target is read, too, to be written"
+    )
+    lines.append("speed-up: seconds of the plain formula / of the kernel, in the same round")
+    return "\n".join(lines)
+
+
 def start_table(starts: Sequence[Row]) -> str:
     """Return what came before the timing: seconds of build and of first runs with compilation."""
     lines = ["before the timing, in seconds (build; first runs with compilation):"]
@@ -110,6 +151,45 @@ def start_table(starts: Sequence[Row]) -> str:
             f"  {start['net']:28} {start['optimizer']:5} {start['system']:13} "
             f"{start['build_seconds']:7.2f} {start['warm_up_seconds']:7.2f}"
         )
+    return "\n".join(lines)
+
+
+def accuracy_table(rows: Sequence[Row]) -> str:
+    """Return what each contender needed to reach an accuracy, for reading."""
+    head = f"{'system':14} {'CPU s':>8} {'min':>8} {'max':>8} {'seconds':>8} {'epochs':>9}"
+    lines = [f"{head} {'accuracy':>9} {'ratio':>6}"]
+    for row in rows:
+        epochs, best = row["epochs"], max(row["accuracy"])
+        span = str(epochs[0]) if len(set(epochs)) == 1 else f"{min(epochs)}-{max(epochs)}"
+        if row["reached"]:
+            times = " ".join(f"{row['cpu_seconds'][key]:8.2f}" for key in ("median", "min", "max"))
+            times += f" {row['seconds']['median']:8.2f}"
+        else:
+            times = f"{'not reached in every round':>35}"
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(f"{row['system']:14} {times} {span:>9} {best:9.4f} {ratio:>6}")
+    lines.append(
+        "ratio: CPU seconds / those of gpumlp in the same round (above 1: gpumlp is cheaper)"
+    )
+    return "\n".join(lines)
+
+
+def footprint_table(rows: Sequence[Row]) -> str:
+    """Return what a run costs besides its steps, for reading, a blank line between kinds."""
+    lines = [f"{'what':11} {'system':10} {'median':>12} {'min':>12} {'max':>12} {'ratio':>7}"]
+    what = None
+    for row in rows:
+        if what not in (None, row["what"]):
+            lines.append("")
+        what, own = row["what"], row.get("seconds") or row["bytes"]
+        scale, unit = (1.0, "s") if "seconds" in row else (1e6, "MB")
+        numbers = (
+            f"{own[key] / scale:.3f}" if unit == "s" else f"{own[key] / scale:,.0f}"
+            for key in ("median", "min", "max")
+        )
+        texts = " ".join(f"{number + ' ' + unit:>12}" for number in numbers)
+        lines.append(f"{row['what']:11} {row['system']:10} {texts} {row['ratio']:7.2f}")
+    lines.append("ratio: theirs / ours, in the same rounds (above 1: gpumlp needs less)")
     return "\n".join(lines)
 
 

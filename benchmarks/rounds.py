@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any
 
 from problem import EPOCH_ROWS, Net
@@ -19,6 +19,8 @@ PARAMETER_TOLERANCE = 1e-3  # relative, of how far those steps moved each parame
 LOSS_TOLERANCE = 1e-4  # relative; float32 leaves 1e-9 with SGD, 2e-5 with Adam
 PAUSE = 0.05  # seconds in which a contender's idle threads stop spinning before the next one runs
 QUICK_ROWS = 3_000
+LONGEST_EPOCH = 15.0  # seconds of the first one with compilation, see `Bench`
+LONGEST_TURN = 1.5  # seconds of a turn of steps, unless a single step takes longer
 
 
 class CheckError(Exception):
@@ -44,8 +46,10 @@ def check(net: Net, replies: Mapping[str, Mapping[str, Any]], steps: int = CHECK
 class Bench:
     """The workers, and what was measured with them: `rows`, `starts` and `peak`.
 
-    Without a number of rounds it takes 9, but stops after 3 or more once they have taken two
-    minutes, so that a busy machine ends in time; quick: 3, or fewer after five seconds.
+    Without a number of rounds it takes 9. Where by the first of them these would take longer than
+    `patience` seconds, the slowest contenders are left out of the others, and of the results; so is
+    from the start who needs longer than `LONGEST_EPOCH` for one. So a run ends in time, and the
+    quickest peer is always compared with. Quick: 3 rounds.
     """
 
     def __init__(
@@ -55,8 +59,7 @@ class Bench:
         self.device, self.quick = device, quick
         self.turn = 0.05 if quick else 0.2  # seconds that a contender steps in a round
         self.rounds = rounds or (3 if quick else 9)
-        self.fewest_rounds = 1 if quick else 3
-        self.patience = float("inf") if rounds else 5.0 if quick else 120.0
+        self.patience = float("inf") if rounds else 5.0 if quick else 130.0
         self.peak = 0.0  # operations per second of a large product, the most that was seen
         self.starts: list[Row] = []
         self.data_rows: dict[str, int] = {}
@@ -72,25 +75,28 @@ class Bench:
         rows = self.data_rows[str(net)] = net.rows(QUICK_ROWS if self.quick else EPOCH_ROWS)
         problem = {"net": str(net), "rows": rows, "optimizer": optimizer, "device": self.device}
         self._measure_peak()
-        engines, steps, replies = {}, {}, {}
+        engines, steps, epochs, replies = {}, {}, {}, {}
         for system, worker in self.workers.items():
             say(f"{net} {optimizer}: build {system}")
             built = worker.ask("build", **problem)
             engines[system] = built["engine"]
+            if built["kernels"]:
+                worker.about["kernels"] = built["kernels"]
             replies[system] = worker.ask("check", steps=CHECK_STEPS)
             warm_up = replies[system]["seconds"]
             if "step" in whats:
                 steps[system] = self._steps_per_turn(worker, rows // net.batch)
                 warm_up += worker.ask("run", steps=steps[system])["seconds"]
             if "epoch" in whats:
-                warm_up += worker.ask("epoch")["seconds"]
+                epochs[system] = worker.ask("epoch")["seconds"]
+                warm_up += epochs[system]
             start = {"net": str(net), "optimizer": optimizer, "system": system}
             start |= {"build_seconds": built["seconds"], "warm_up_seconds": warm_up}
             self.starts.append(start)
         check(net, replies)
         for what in whats:
             say(f"{net} {optimizer}: {self.rounds} rounds of {what}s")
-            seconds = self._rounds(steps if what == "step" else None)
+            seconds = self._rounds(what, steps) if what == "step" else self._epochs(epochs)
             common = {"optimizer": optimizer, "precision": "fp32", "device": self.device}
             samples = net.batch if what == "step" else rows
             self._timed.append((common | {"what": what}, net, samples, seconds, engines))
@@ -102,44 +108,79 @@ class Bench:
         self.peak = max(self.peak, 1e9 * float(reply["gflops"]))
 
     def _steps_per_turn(self, worker: Worker, at_most: int) -> int:
-        """Return how many steps fill a turn, at least 3; the quickest of a few tries counts."""
+        """Return how many steps fill a turn; the quickest of a few tries counts.
+
+        At least 3, fewer only where these take longer than the longest turn.
+        """
         pace = float("inf")
         for _ in range(5):
             pace = min(pace, worker.ask("run", steps=CHECK_STEPS)["seconds"] / CHECK_STEPS)
             if pace * CHECK_STEPS > self.turn:
                 break
-        return max(CHECK_STEPS, min(int(self.turn / pace), at_most))
+        fewest = max(1, min(CHECK_STEPS, int(LONGEST_TURN / pace)))
+        return max(fewest, min(int(self.turn / pace), at_most))
 
-    def _rounds(self, steps: Mapping[str, int] | None) -> dict[str, list[float]]:
-        """Return each system's seconds of one step (of one epoch without `steps`), by rounds."""
-        seconds: dict[str, list[float]] = {system: [] for system in self.workers}
-        began = perf_counter()
+    def _epochs(self, first: Mapping[str, float]) -> dict[str, list[float]]:
+        """Return seconds of one epoch by rounds; `first`: each system's in the warm-up."""
+        units = {}
+        for system, seconds in first.items():
+            if system == OURS or seconds <= LONGEST_EPOCH or self.patience == float("inf"):
+                units[system] = 1
+            else:
+                say(f"{system} is left out of the epochs: the first took {seconds:.3g} s")
+        return self._rounds("epoch", units)
+
+    def _rounds(self, what: str, units: Mapping[str, int]) -> dict[str, list[float]]:
+        """Return seconds of one step or epoch by rounds; `units`: how many each system takes."""
+        turns: dict[str, list[float]] = {system: [] for system in units}
         for done in range(self.rounds):
-            if done >= self.fewest_rounds and perf_counter() - began > self.patience:
-                say(f"stopped after {done} rounds: this machine is slow or busy")
-                break
-            for system, worker in self.workers.items():
+            if done == 1:
+                for system in self._too_slow({s: own[0] for s, own in turns.items()}):
+                    say(f"{system} is left out of the {what}s: {turns[system][0]:.3g} s a round")
+                    del turns[system]
+            for system in turns:
                 sleep(PAUSE)
-                if steps is None:
-                    seconds[system].append(worker.ask("epoch")["seconds"])
-                else:
-                    n = steps[system]
-                    seconds[system].append(worker.ask("run", steps=n)["seconds"] / n)
-        return seconds
+                worker = self.workers[system]
+                reply = (
+                    worker.ask("epoch")
+                    if what == "epoch"
+                    else worker.ask("run", steps=units[system])
+                )
+                turns[system].append(reply["seconds"])
+        return {system: [s / units[system] for s in own] for system, own in turns.items()}
+
+    def _too_slow(self, turns: Mapping[str, float]) -> list[str]:
+        """Return the systems without which all rounds end in time, the slowest first.
+
+        Neither gpumlp nor its quickest peer is among them.
+        """
+        total, left_out = sum(turns.values()), []
+        *slower, _ = sorted(turns.keys() - {OURS}, key=lambda name: -turns[name]) or [OURS]
+        for system in slower:
+            if self.rounds * total > self.patience:
+                left_out.append(system)
+                total -= turns[system]
+        return left_out
 
     def environment(self) -> dict[str, Any]:
         """Return what was run where and how."""
-        return describe(get_backend(self.device)) | {
-            "cpu": cpu_model(),
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-            "systems": {system: worker.about for system, worker in self.workers.items()},
+        return environment_of(self.device, self.workers) | {
             "peak_gflops": self.peak / 1e9,
             "rounds": self.rounds,
             "quick": self.quick,
             "data_rows": self.data_rows,
             "starts": self.starts,
         }
+
+
+def environment_of(device: str, workers: Mapping[str, Worker]) -> dict[str, Any]:
+    """Return the machine, our device, and what each contender says of itself."""
+    return describe(get_backend(device)) | {
+        "cpu": cpu_model(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "systems": {system: worker.about for system, worker in workers.items()},
+    }
 
 
 def say(text: str) -> None:

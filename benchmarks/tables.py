@@ -3,7 +3,7 @@
 A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
 being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
 from what the files say. Which table a file gives depends on who wrote it: training.py,
-cpu_vs_gpu.py, wide_vs_deep.py or configs.py.
+cpu_vs_gpu.py, kernels.py, wide_vs_deep.py or configs.py.
 """
 
 import argparse
@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from report import OURS, Row
+from report import OURS, Row, kernel_label
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 RATIO = "Ratio: seconds / seconds of gpumlp in the same round; bold: faster than gpumlp."
+KERNELS = (
+    "Of copy: bytes per second / a copy's; speed-up: plain formula / kernel, in the same round."
+)
 ERROR = "Error on test rows, mean over the seeds: RMSE (curve), share misclassified (others)."
 OPENED = re.compile(r"<!-- table:")
 
@@ -42,7 +45,9 @@ def table(results: Path, name: str) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows, environment = content["rows"], content["environment"]
-        if "depth" in rows[0]:
+        if "operation" in rows[0]:
+            lines, legend = kernel_lines(rows), [KERNELS]
+        elif "depth" in rows[0]:
             lines, legend = depth_lines(rows), [ERROR]
         elif "config" in rows[0]:
             lines, legend = config_lines(rows), []
@@ -102,6 +107,26 @@ def device_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def kernel_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each operation and variant, and columns for each size."""
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    names = [f"{name}, {size}" for size in sizes for name in ("µs", "of copy", "speed-up")]
+    lines = header(["operation", *names])
+    for label in dict.fromkeys(map(kernel_label, rows)):
+        own = {row["size"]: row for row in rows if kernel_label(row) == label}
+        cells = [label]
+        for size in sizes:
+            fused, ratio = own[size]["fused"], own[size]["ratio"]
+            speed_up = f"{ratio:.1f}" if ratio >= 1 else f"**{ratio:.2f}**"
+            cells += [
+                digits(1e6 * fused["seconds"]["median"]),
+                f"{fused['of_stream']:.0%}",
+                speed_up,
+            ]
+        lines.append(line(cells))
+    return lines
+
+
 def depth_lines(rows: Sequence[Row]) -> list[str]:
     """Return a line for each number of parameters, a column for each depth; the best is bold."""
     depths = sorted({row["depth"] for row in rows})
@@ -152,6 +177,7 @@ def environment_line(environment: dict[str, Any], name: str) -> str:
     parts.append(f"{environment['cpu_count']} cores")
     parts.append(f"Python {environment['python']}")
     parts += [f"{package} {found}" for package, found in versions.items()]
+    parts += [f"kernels: {environment['kernels']}"] if "kernels" in environment else []
     parts += [environment["date"]] if "date" in environment else []
     return f"{', '.join(parts)}; benchmarks/results/{name}"
 

@@ -31,7 +31,9 @@ NETS = {
     "cpu": [*STEP_NETS, "4096-4096-4096-10@512"],
     "cuda": [*STEP_NETS, "4096-4096-4096-10@8192", "64-64-64-64-16@65536"],
 }
-PEERS = ["torch", "torch-compile", "jax", "sklearn"]
+PEERS = ["torch", "torch-compile", "jax", "jax-step", "sklearn"]
+VARIANTS = ["gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer"]  # gpumlp run in another way
+CPU_ONLY = {"sklearn", "gpumlp-plain", "gpumlp-numpy"}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -42,7 +44,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
     parser.add_argument("--nets", help="as in 784-30-10@10,784-128-10@64; default: the standard")
-    parser.add_argument("--peers", help=f"of {','.join(PEERS)}, or none; default: those installed")
+    parser.add_argument(
+        "--peers",
+        help=f"of {','.join(PEERS)}, or none; default: those installed; besides, gpumlp by the "
+        "plain formulas, as without a compiler, and by Trainer.fit: " + ",".join(VARIANTS),
+    )
     parser.add_argument("--optimizers", default="sgd", help="of sgd,adam; default: sgd")
     parser.add_argument(
         "--what", help="of step,epoch; default: step, and epoch on the three smallest standard nets"
@@ -82,15 +88,15 @@ def choose_peers(text: str | None, device: str, quick: bool) -> list[str]:
     """
     missing = {peer for peer in PEERS if find_spec(SYSTEMS[peer][2]) is None}
     if text is None:
-        left_out = missing | ({"sklearn"} if device == "cuda" else set())
+        left_out = missing | (CPU_ONLY if device == "cuda" else set())
         left_out |= {"torch-compile"} if quick else set()
         return [peer for peer in PEERS if peer not in left_out]
-    peers = [] if text == "none" else choose("peer", text, PEERS)
+    peers = [] if text == "none" else choose("peer", text, [*PEERS, *VARIANTS])
     for peer in peers:
         if peer in missing:
             raise ValueError(f"peer {peer!r} is not installed: no module {SYSTEMS[peer][2]!r}")
-        if peer == "sklearn" and device == "cuda":
-            raise ValueError("peer 'sklearn' runs on the CPU only")
+        if peer in CPU_ONLY and device == "cuda":
+            raise ValueError(f"peer {peer!r} runs on the CPU only")
     return peers
 
 
@@ -123,7 +129,9 @@ def run(options: argparse.Namespace) -> None:
     if options.plot:
         plot_ratios(bench.rows, options.plot)
     print(start_table(bench.starts))
-    print(f"\npeak of a large product: {bench.peak / 1e9:.0f} GFLOP/s; {environment['cpu']}\n")
+    kernels = f"; kernels: {environment['kernels']}" if "kernels" in environment else ""
+    peak = f"peak of a large product: {bench.peak / 1e9:.0f} GFLOP/s"
+    print(f"\n{peak}; {environment['cpu']}{kernels}\n")
     print(table(bench.rows))
 
 

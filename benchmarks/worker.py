@@ -10,16 +10,20 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 # where each system's contender stands, and the package it needs
 SYSTEMS = {
     "gpumlp": ("contenders", "Gpumlp", "gpumlp"),
+    "gpumlp-plain": ("contenders", "GpumlpPlain", "gpumlp"),
+    "gpumlp-numpy": ("contenders", "GpumlpNumpy", "gpumlp"),
+    "gpumlp-trainer": ("contenders", "GpumlpTrainer", "gpumlp"),
     "torch": ("torch_peer", "Torch", "torch"),
     "torch-1": ("torch_peer", "TorchOneThread", "torch"),
     "torch-compile": ("torch_peer", "TorchCompile", "torch"),
     "jax": ("jax_peer", "Jax", "jax"),
+    "jax-step": ("jax_peer", "JaxStep", "jax"),
     "sklearn": ("sklearn_peer", "Sklearn", "sklearn"),
 }
 
@@ -89,7 +93,9 @@ class Served:
         _ = problem.x, problem.labels
         began = perf_counter()
         self.contender = self.kind(problem)
-        return {"seconds": perf_counter() - began, "engine": self.contender.engine}
+        seconds = perf_counter() - began
+        about = {"engine": self.contender.engine, "kernels": self.contender.kernels}
+        return {"seconds": seconds} | about
 
     def check(self, steps: int) -> dict[str, Any]:
         """Train the first steps: the loss they lead to, and how far they moved each parameter."""
@@ -109,10 +115,14 @@ class Served:
         return {"seconds": perf_counter() - began}
 
     def epoch(self) -> dict[str, Any]:
-        """Time an epoch."""
-        began = perf_counter()
+        """Time an epoch, by the clock and by what all threads of this process were busy."""
+        began, busy = perf_counter(), process_time()
         self.contender.epoch()
-        return {"seconds": perf_counter() - began}
+        return {"seconds": perf_counter() - began, "cpu_seconds": process_time() - busy}
+
+    def accuracy(self) -> dict[str, Any]:
+        """Return the share of test images that the present weights get right."""
+        return {"accuracy": self.contender.problem.accuracy(self.contender.weights())}
 
     def peak(self, device: str, n: int, for_seconds: float) -> dict[str, Any]:
         """The most operations per second of products of n × n matrices, float32."""

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import gpumlp
-from gpumlp.backend import get_backend
+from gpumlp.backend import Backend, CpuBackend, get_backend
 from gpumlp.errors import DeviceError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-PEERS = {"torch": "torch", "jax": "jax", "sklearn": "sklearn"}
+PEERS = {"torch": "torch", "jax": "jax", "jax-step": "jax", "sklearn": "sklearn"}
+PEERS |= dict.fromkeys(["gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer"], "gpumlp")
 PNG = b"\x89PNG\r\n"
 FIELDS = {
     "net": str,
@@ -120,7 +121,16 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
         assert row["gflops"] == pytest.approx(flops / middle / 1e9)
         assert row["floor_seconds"] == pytest.approx(flops / environment["peak_gflops"] / 1e9)
     assert environment["cpu"]
-    assert environment["systems"]["gpumlp"]["threads"] >= 1
+    systems = environment["systems"]
+    assert systems["gpumlp"]["threads"] >= 1
+    assert systems["gpumlp"]["kernels"] == environment["kernels"]
+    assert f"; kernels: {environment['kernels']}" in done.stdout
+    if peer in ("gpumlp-plain", "gpumlp-numpy"):
+        assert systems[peer]["kernels"] == "numpy"
+    elif peer == "gpumlp-trainer":
+        assert systems[peer]["kernels"] == environment["kernels"]
+    else:
+        assert "kernels" not in systems[peer]
     assert {start["system"] for start in environment["starts"]} == {kind[2] for kind in kinds}
     assert done.stdout.splitlines()[-1].startswith("ratio:")
     if installed("matplotlib"):
@@ -136,6 +146,8 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
         (["--optimizers", "lion"], "unknown optimizer 'lion'; choose from sgd, adam"),
         (["--what", "weeks"], "unknown what 'weeks'; choose from step, epoch"),
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
+        (["--device", "cuda", "--peers", "gpumlp-plain"], "'gpumlp-plain' runs on the CPU only"),
+        (["--device", "cuda", "--peers", "gpumlp-numpy"], "'gpumlp-numpy' runs on the CPU only"),
         (["--device", "cuda", "--peers", "sklearn"], "'sklearn' runs on the CPU only"),
         (["--out", "no/such/file.json"], "no/such/file.json: there is no folder no/such"),
         (["--plot", "no/such/file.png"], "no/such/file.png: there is no folder no/such"),
@@ -150,7 +162,7 @@ def test_a_wrong_option_exits_2_and_says_what_is_allowed(options, message):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("script", ["training.py", "cpu_vs_gpu.py"])
+@pytest.mark.parametrize("script", ["training.py", "cpu_vs_gpu.py", "kernels.py"])
 def test_cuda_without_a_gpu_exits_5_with_the_line_that_fixes_it(script):
     if not gpu_problem():
         pytest.skip("there is a GPU")
@@ -159,7 +171,7 @@ def test_cuda_without_a_gpu_exits_5_with_the_line_that_fixes_it(script):
     assert gpu_problem() in done.stderr
 
 
-@pytest.mark.parametrize("script", ["training", "cpu_vs_gpu"])
+@pytest.mark.parametrize("script", ["training", "cpu_vs_gpu", "kernels"])
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
     script, benchmark_module, monkeypatch, capsys
 ):
@@ -195,6 +207,81 @@ def test_the_check_refuses_a_peer_that_trains_something_else(benchmark_module):
     ):
         with pytest.raises(rounds.CheckError, match="x does not train what gpumlp trains"):
             rounds.check(net, {"gpumlp": ours, "x": wrong})
+
+
+class PacedWorker:
+    """A contender whose steps and epochs all take the seconds it is told."""
+
+    def __init__(self, system, seconds):
+        self.system, self.seconds = system, seconds
+
+    def ask(self, command, steps=1):
+        assert command in ("run", "epoch")
+        return {"seconds": self.seconds * steps}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "kept"), [(None, ["gpumlp", "a", "c"]), (9, ["gpumlp", "a", "b", "c", "d"])]
+)
+def test_contenders_too_slow_for_all_rounds_are_left_out_and_said_so_but_never_gpumlp(
+    rounds, kept, benchmark_module, monkeypatch, capsys
+):
+    module = benchmark_module("rounds")
+    monkeypatch.setattr(module, "PAUSE", 0)
+    paces = {"gpumlp": 9.0, "a": 1.0, "b": 8.0, "c": 3.0, "d": 0.5}
+    bench = module.Bench([PacedWorker(*pace) for pace in paces.items()], "cpu", False, rounds)
+    seconds = bench._epochs({**paces, "gpumlp": 99.0, "d": 16.0})
+    assert seconds == {system: [paces[system]] * 9 for system in kept}
+    said = capsys.readouterr().err.splitlines()
+    left_out = ["the first took 16 s", "8 s a round"] if rounds is None else []
+    left_out = [f"{s} is left out of the epochs: {t}" for s, t in zip("db", left_out, strict=False)]
+    assert said == left_out
+
+
+def test_the_quickest_peer_is_never_left_out(benchmark_module):
+    bench = benchmark_module("rounds").Bench([], "cpu", False, None)
+    assert bench._too_slow({"gpumlp": 99.0, "a": 20.0, "b": 50.0, "c": 30.0}) == ["b", "c"]
+    assert bench._too_slow({"gpumlp": 99.0}) == []
+
+
+@pytest.mark.parametrize(("pace", "steps"), [(0.001, 200), (0.1, 3), (0.6, 2), (9.0, 1)])
+def test_a_turn_has_three_steps_or_more_unless_these_are_slow(pace, steps, benchmark_module):
+    bench = benchmark_module("rounds").Bench([], "cpu", False, None)
+    assert bench._steps_per_turn(PacedWorker("x", pace), at_most=1000) == steps
+
+
+def test_the_default_peers_are_other_libraries(benchmark_module):
+    training = benchmark_module("training")
+    assert not {*training.choose_peers(None, "cpu", False)} & {*training.VARIANTS}
+    assert not {*training.choose_peers(None, "cuda", False)} & training.CPU_ONLY
+    assert training.choose_peers("gpumlp-trainer", "cuda", False) == ["gpumlp-trainer"]
+    assert {*training.PEERS, *training.VARIANTS} | {"gpumlp", "torch-1"} == {
+        *benchmark_module("worker").SYSTEMS
+    }
+
+
+def test_the_variants_of_gpumlp_compute_with_what_their_names_say(benchmark_module):
+    problem, contenders = benchmark_module("problem"), benchmark_module("contenders")
+    data = problem.Problem(problem.Net.parse("4-3-3@10"), 95, "sgd", "cpu")
+    assert contenders.Gpumlp(data).backend == get_backend("cpu")
+    assert contenders.GpumlpPlain(data).backend == Backend(np)
+    assert type(contenders.GpumlpNumpy(data).backend) is CpuBackend
+    assert not contenders.GpumlpNumpy(data).backend.native
+    assert contenders.GpumlpTrainer(data).backend == get_backend("cpu")
+
+
+def test_gpumlp_in_a_trainer_makes_the_steps_it_is_asked_for(benchmark_module):
+    problem, contenders = benchmark_module("problem"), benchmark_module("contenders")
+    data = problem.Problem(problem.Net.parse("6-5-4-3@10"), 85, "sgd", "cpu")
+    contender = contenders.GpumlpTrainer(data)
+    contender.prepare(3)
+    contender.run(3)
+    for ours, plain in zip(contender.weights(), data.trained(3), strict=True):
+        for a, b in zip(ours, plain, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+    contender.epoch()
+    assert contender.trainer.step == 3 + 9
+    assert [record["epoch"] for record in contender.trainer.history] == [1, 2]
 
 
 def test_gpumlp_steps_and_epochs_visit_every_row_once(benchmark_module):
@@ -471,10 +558,14 @@ def test_on_gpu_runs_every_step_whatever_fails_and_says_how_each_ended(tmp_path)
     )
     assert ended["tests"] == "3"
     assert done.returncode == 1
-    others = ["doctor", "smoke", "training-sgd", "training-adam", "cpu_vs_gpu"]
+    others = ["doctor", "smoke", "training-sgd", "training-adam", "kernels", "cpu_vs_gpu"]
     assert [ended[name] for name in others] == ["0"] * len(others)
     assert done.stdout.splitlines()[-len(ended) :] == open_lines(out / "summary.txt")
-    assert open_lines(out / "cpu_vs_gpu.txt")[0].startswith("ran benchmarks/cpu_vs_gpu.py --device")
+    for name in ("kernels", "cpu_vs_gpu"):
+        said = open_lines(out / f"{name}.txt")[0]
+        assert said.startswith(
+            f"ran benchmarks/{name}.py --device cuda --out benchmarks/results/a-"
+        )
 
 
 def open_lines(path):
