@@ -3,7 +3,7 @@
 A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
 being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
 from what the files say. Which table a file gives depends on who wrote it: training.py,
-cpu_vs_gpu.py, kernels.py, wide_vs_deep.py or configs.py.
+cpu_vs_gpu.py, kernels.py, time_to_accuracy.py, footprint.py, wide_vs_deep.py or configs.py.
 """
 
 import argparse
@@ -24,6 +24,14 @@ RATIO = "Ratio: seconds / seconds of gpumlp in the same round; bold: faster than
 KERNELS = (
     "Of copy: bytes per second / a copy's; speed-up: plain formula / kernel, in the same round."
 )
+ACCURACY = "CPU time is that of all threads; ratio: CPU time / that of gpumlp in the same round."
+NEEDS = "Median (ratio: theirs / ours, in the same rounds); bold: less than gpumlp."
+FOOTPRINT = {
+    "import": "import, s",
+    "first step": "start to first step, s",
+    "epoch": "peak memory of an MNIST epoch, MB",
+    "disk": "on the disk, MB",
+}
 ERROR = "Error on test rows, mean over the seeds: RMSE (curve), share misclassified (others)."
 OPENED = re.compile(r"<!-- table:")
 
@@ -47,6 +55,10 @@ def table(results: Path, name: str) -> str:
         rows, environment = content["rows"], content["environment"]
         if "operation" in rows[0]:
             lines, legend = kernel_lines(rows), [KERNELS]
+        elif rows[0].get("what") == "time_to_accuracy":
+            lines, legend = accuracy_lines(rows), [ACCURACY]
+        elif rows[0].get("what") in FOOTPRINT:
+            lines, legend = footprint_lines(rows), [NEEDS]
         elif "depth" in rows[0]:
             lines, legend = depth_lines(rows), [ERROR]
         elif "config" in rows[0]:
@@ -125,6 +137,45 @@ def kernel_lines(rows: Sequence[Row]) -> list[str]:
             ]
         lines.append(line(cells))
     return lines
+
+
+def accuracy_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each contender: what it needed to reach an accuracy."""
+    first = rows[0]
+    goal = f"{first['data']} to {first['goal']:.0%}: {first['net']} @ {first['batch']}, "
+    goal += f"{first['optimizer']}"
+    lines = header([goal, "CPU s", "s", "epochs", "ratio"])
+    for row in rows:
+        epochs = sorted(set(row["epochs"]))
+        span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
+        cells = ["not reached", ""]
+        if row["reached"]:
+            cells = [digits(row[key]["median"]) for key in ("cpu_seconds", "seconds")]
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(line([row["system"], *cells, span, ratio]))
+    return lines
+
+
+def footprint_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each thing a run needs, and a column for each system."""
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    systems.sort(key=lambda system: system != OURS)
+    lines = header(["", *systems])
+    for what, label in FOOTPRINT.items():
+        own = {row["system"]: row for row in rows if row["what"] == what}
+        if own:
+            cells = [footprint_cell(own[system]) if system in own else "" for system in systems]
+            lines.append(line([label, *cells]))
+    return lines
+
+
+def footprint_cell(row: Row) -> str:
+    """Return seconds or megabytes, and for others than gpumlp the ratio."""
+    value = row["seconds"]["median"] if "seconds" in row else row["bytes"]["median"] / 1e6
+    if row["system"] == OURS:
+        return digits(value)
+    ratio = f"{row['ratio']:.1f}" if row["ratio"] >= 1 else f"**{row['ratio']:.2f}**"
+    return f"{digits(value)} ({ratio})"
 
 
 def depth_lines(rows: Sequence[Row]) -> list[str]:

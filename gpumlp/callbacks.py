@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import Any
 
-from tqdm import tqdm
-
 from .backend import Array
 from .metrics import METRICS
 from .trainer import Callback, Record, Trainer
@@ -97,6 +95,8 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Open the bar."""
+        from tqdm import tqdm  # a third of what importing gpumlp took
+
         self._columns = []
         self._bar = tqdm(
             total=trainer.last_step,
@@ -137,6 +137,8 @@ class ProgressBar(Callback):
 
     @staticmethod
     def _write(line: str) -> None:
+        from tqdm import tqdm
+
         tqdm.write(line, file=sys.stderr)
 
 

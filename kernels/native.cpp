@@ -66,6 +66,7 @@ KERNEL(gather_scaled, float* out, const uint8* source, const int64* index, float
 // out = weights / sum, or 0 where the sum is 0
 KERNEL(normalize, float* out, const float* weights, size_t rows) {
     double sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (size_t row = 0; row < rows; ++row) sum += weights[row];
     const float total = (float)sum < SMALLEST ? SMALLEST : (float)sum;  // keeps NaN
     for_each(rows, [=](float& out, float weight) INLINE { out = weight / total; }, out, weights);

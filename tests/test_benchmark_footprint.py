@@ -11,6 +11,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import footprint  # noqa: E402
+from tables import footprint_lines  # noqa: E402
 
 
 def test_the_quick_run_measures_import_start_and_disk(tmp_path, capsys):
@@ -70,3 +71,18 @@ def test_a_wrong_option_exits_2_and_is_named(options, message, capsys):
 def test_it_runs_as_a_script():
     command = [sys.executable, BENCHMARKS / "footprint.py", "--help"]
     assert "--quick" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_readmes_table_has_a_column_for_each_system():
+    rows = [
+        {"what": "import", "system": "numpy", "seconds": {"median": 0.1}, "ratio": 0.8},
+        {"what": "import", "system": "gpumlp", "seconds": {"median": 0.125}, "ratio": 1.0},
+        {"what": "disk", "system": "gpumlp", "bytes": {"median": 9e7}, "ratio": 1.0},
+        {"what": "disk", "system": "torch", "bytes": {"median": 9e8}, "ratio": 10.0},
+    ]
+    assert footprint_lines(rows) == [
+        "|  | gpumlp | numpy | torch |",
+        "| --- | ---: | ---: | ---: |",
+        "| import, s | 0.125 | 0.100 (**0.80**) |  |",
+        "| on the disk, MB | 90.0 |  | 900 (10.0) |",
+    ]

@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import problem as problems  # noqa: E402
 import time_to_accuracy  # noqa: E402
 from report import accuracy_table  # noqa: E402
+from tables import accuracy_lines  # noqa: E402
 
 
 def run(*arguments, **environment):
@@ -106,3 +107,20 @@ def test_the_table_compares_cpu_seconds():
     row |= {"system": "torch", "cpu_seconds": seconds, "ratio": 2.5}
     line = accuracy_table([row]).splitlines()[1].split()
     assert line == ["torch", "2.00", "1.00", "3.00", "2.00", "3-5", "0.9810", "2.50"]
+
+
+def test_the_readmes_table_has_a_line_for_each_contender_also_for_one_that_fell_short():
+    seconds = {"median": 2.0, "min": 1.0, "max": 3.0, "n": 2}
+    common = {"data": "mnist", "goal": 0.98, "net": "784-300-10", "batch": 64, "optimizer": "adam"}
+    there = {"system": "gpumlp", "reached": True, "seconds": seconds, "cpu_seconds": seconds}
+    short = {"system": "jax", "reached": False, "seconds": None, "cpu_seconds": None}
+    rows = [
+        common | there | {"epochs": [3, 5], "ratio": 1.0},
+        common | short | {"epochs": [20, 20], "ratio": None},
+    ]
+    assert accuracy_lines(rows) == [
+        "| mnist to 98%: 784-300-10 @ 64, adam | CPU s | s | epochs | ratio |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| gpumlp | 2.00 | 2.00 | 3-5 | 1.00 |",
+        "| jax | not reached |  | 20 |  |",
+    ]
