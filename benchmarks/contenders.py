@@ -83,7 +83,8 @@ class Gpumlp(Contender):
         super().__init__(problem)
         backend = self.backend = self.choose_backend(problem.device)
         self.kernels = describe(backend).get("kernels")
-        model = self.model = multilayer_perceptron(problem.net.sizes, "sigmoid", backend=backend)
+        sizes, activation = problem.net.sizes, problem.activation
+        model = self.model = multilayer_perceptron(sizes, activation, backend=backend)
         values = [array for layer in problem.weights() for array in layer]
         for parameter, value in zip(model.parameters, values, strict=True):
             parameter.value[...] = backend.asarray(value)

@@ -1,127 +1,35 @@
 """What a run costs besides its steps: import, start, memory, disk; `benchmarks/footprint.py`.
 
 Every figure comes from fresh processes, one at a time, contenders in turn, round after round:
-seconds of the import, seconds from starting Python to the end of the first training step, and the
-peak resident memory of an epoch over MNIST (over data of its shape where MNIST is not found),
-reading it included. The scripts that are timed stand below, as short as each library lets them be.
+seconds of the import; seconds from starting Python to the end of the first training step, of a
+short script and of a command; and the peak resident memory of an epoch over MNIST (over data
+of its shape where MNIST is not found), reading it included. What is run stands in
+footprint_scripts.py, as short as each library lets it be.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution, requires
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
-from re import match
+from re import match, sub
+from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from figure import check_folders
-from report import Row, cpu_model, footprint_table, paired_ratio, summary
-from rounds import say
+from footprint_scripts import DONE, Command, command, epoch, first_step, import_of
+from report import OURS, Row, footprint_table, paired_ratio, summary
+from rounds import environment_of, say
 
-from gpumlp import GpumlpError, get_backend
-from gpumlp.data.mnist import find_mnist
-from gpumlp.environment import describe
+import gpumlp
+from gpumlp import GpumlpError
+from gpumlp.data.mnist import find_mnist, present_files
 
-PACKAGES = {"gpumlp": "gpumlp", "torch": "torch", "jax": "jax", "sklearn": "scikit-learn"}
-
-IMPORT = {
-    "numpy": "import numpy",
-    "gpumlp": "import gpumlp",
-    "torch": "import torch",
-    "jax": "import jax",
-    "sklearn": "import sklearn.neural_network",
-}
-
-DATA = """
-import numpy as np
-rng = np.random.default_rng(0)
-x, y = rng.random((640, 784), np.float32), rng.integers(0, 10, 640)
-"""
-
-FIRST_STEP = {  # 784-128-10, sigmoid, a batch of 64
-    "gpumlp": """
-from gpumlp import SGD, SoftmaxCrossEntropy, Trainer, multilayer_perceptron
-model = multilayer_perceptron([784, 128, 10], "sigmoid", backend=device)
-trainer = Trainer(model, SoftmaxCrossEntropy(backend=device), SGD(0.1), batch_size=64)
-trainer.fit(x, y, max_steps=1)
-""",
-    "torch": """
-import torch
-model = torch.nn.Sequential(
-    torch.nn.Linear(784, 128), torch.nn.Sigmoid(), torch.nn.Linear(128, 10)
-).to(device)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-x, y = torch.from_numpy(x[:64]).to(device), torch.from_numpy(y[:64]).to(device)
-torch.nn.functional.cross_entropy(model(x), y).backward()
-optimizer.step()
-""",
-    "jax": """
-import jax, jax.numpy as jnp
-def cost(w, x, y):
-    a = jax.nn.sigmoid(x @ w[0] + w[1])
-    log_y = jax.nn.log_softmax(a @ w[2] + w[3])
-    return -log_y[jnp.arange(64), y].mean()
-step = jax.jit(lambda w, x, y: [a - 0.1 * g for a, g in zip(w, jax.grad(cost)(w, x, y))])
-sizes = (784, 128), (128,), (128, 10), (10,)
-jax.block_until_ready(step([rng.random(s, np.float32) / 28 for s in sizes], x[:64], y[:64]))
-""",
-    "sklearn": """
-from sklearn.neural_network import MLPClassifier
-network = MLPClassifier((128,), activation="logistic", solver="sgd", batch_size=64)
-network.partial_fit(x[:64], y[:64], classes=np.arange(10))
-""",
-}
-
-MNIST = """
-import sys
-import numpy as np
-if folder:
-    from gpumlp.data.mnist import load_mnist
-    (x, y), _ = load_mnist(folder)
-else:
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (60000, 784), np.uint8), rng.integers(0, 10, 60000)
-x, y = x.reshape(60000, 784), y.astype(np.int64)
-"""
-
-EPOCH = {  # 784-500-500-10, sigmoid, batches of 100, after reading MNIST as bytes
-    "gpumlp": """
-from gpumlp import SGD, SoftmaxCrossEntropy, Trainer, multilayer_perceptron
-x = np.multiply(x, np.float32(1 / 255), dtype=np.float32)
-model = multilayer_perceptron([784, 500, 500, 10], "sigmoid", backend=device)
-trainer = Trainer(model, SoftmaxCrossEntropy(backend=device), SGD(0.1), batch_size=100)
-trainer.fit(x, y, epochs=1)
-""",
-    "torch": """
-import torch
-x = torch.from_numpy(x).to(torch.float32).mul_(1 / 255).to(device)
-y = torch.from_numpy(y).to(device)
-nn = torch.nn
-model = nn.Sequential(
-    nn.Linear(784, 500), nn.Sigmoid(), nn.Linear(500, 500), nn.Sigmoid(), nn.Linear(500, 10)
-).to(device)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-for rows in torch.randperm(60000, device=device).split(100):
-    optimizer.zero_grad(set_to_none=True)
-    nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-    optimizer.step()
-""",
-    "sklearn": """
-from sklearn.neural_network import MLPClassifier
-x = np.multiply(x, np.float32(1 / 255), dtype=np.float32)
-network = MLPClassifier((500, 500), activation="logistic", solver="sgd", batch_size=100)
-network.partial_fit(x, y, classes=np.arange(10))
-""",
-}
-
-PEAK = """
-import resource
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(peak * (1 if sys.platform == "darwin" else 1024))
-"""
+PEERS = {"torch": "torch", "jax": "jax", "sklearn": "scikit-learn"}  # and their distributions
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -133,10 +41,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
     parser.add_argument("--peers", help="of torch,jax,sklearn, or none; default: those installed")
-    parser.add_argument("--rounds", type=int, help="default: 7, or 2 with --quick")
+    parser.add_argument("--rounds", type=int, help="default: 5, or 2 with --quick")
     options = parser.parse_args(arguments)
-    modules = {"torch": "torch", "jax": "jax", "sklearn": "sklearn"}
-    there = [peer for peer, module in modules.items() if find_spec(module)]
+    there = [peer for peer in PEERS if find_spec(peer)]
+    if options.device == "cuda":
+        there = [peer for peer in there if peer != "sklearn"]  # runs on the CPU only
     try:
         check_folders(options.out)
         if options.peers is None:
@@ -146,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for peer in options.peers:
             if peer not in there:
                 raise ValueError(f"peer {peer!r} is unknown or not installed; there are: {there}")
-        options.rounds = (2 if options.quick else 7) if options.rounds is None else options.rounds
+        options.rounds = (2 if options.quick else 5) if options.rounds is None else options.rounds
         if options.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {options.rounds}")
     except ValueError as error:
@@ -154,101 +63,131 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def fresh(code: str) -> tuple[float, str]:
-    """Run code in a fresh Python; return seconds, the start of Python included, and its output."""
+def lines_of(command: Command) -> list[tuple[float, str]]:
+    """Run a command; return what it prints, each line with the seconds from its start till then."""
     began = perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{code}\n{done.stderr}")
-    return perf_counter() - began, done.stdout
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = [(perf_counter() - began, line.rstrip()) for line in process.stdout]
+    if process.returncode:
+        raise RuntimeError("\n".join([*map(str, command), *(line for _, line in lines)]))
+    return lines
 
 
-def in_turn(what: str, scripts: dict[str, str], rounds: int, memory: bool) -> list[Row]:
-    """Run each system's script in every round; return a row for each."""
-    found: dict[str, list[float]] = {system: [] for system in scripts}
-    for system, code in scripts.items():
+def printed(command: Command) -> float:
+    """Return the number that a command prints last."""
+    return float(lines_of(command)[-1][1])
+
+
+def until_step(command: Command) -> float:
+    """Return seconds from the start of Python to the line that tells of the first step."""
+    lines = lines_of(command)
+    for seconds, line in lines:
+        if line.startswith(DONE):
+            return seconds
+    raise RuntimeError(f"{' '.join(command)}: no line begins with {DONE!r}: {lines}")
+
+
+def in_turn(
+    what: str, measure: Callable[[Command], float], commands: Mapping[str, Command], rounds: int
+) -> dict[str, list[float]]:
+    """Return what was measured of each system in every round."""
+    for system, run_it in commands.items():
         say(f"{what}: first run of {system}")
-        fresh(code)  # files are in the system's cache from now on
+        measure(run_it)  # files are in the machine's cache from now on
+    say(f"{what}: {rounds} rounds")
+    found: dict[str, list[float]] = {system: [] for system in commands}
     for _ in range(rounds):
-        for system, code in scripts.items():
-            seconds, output = fresh(code)
-            found[system].append(float(output.split()[-1]) if memory else seconds)
-    unit = "bytes" if memory else "seconds"
+        for system, run_it in commands.items():
+            found[system].append(measure(run_it))
+    return found
+
+
+def rows_of(what: str, unit: str, found: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Return a row for each system."""
     return [
         {"what": what, "system": system, unit: summary(own)}
-        | {"ratio": paired_ratio(own, found["gpumlp"])}
+        | {"ratio": paired_ratio(own, found[OURS])}
         for system, own in found.items()
     ]
 
 
-def imports(systems: Sequence[str], rounds: int) -> list[Row]:
-    """Return seconds of `import`, those of starting Python taken off."""
-    scripts = {"python": "pass"} | {name: IMPORT[name] for name in ("numpy", *systems)}
-    rows = {row["system"]: row for row in in_turn("import", scripts, rounds, memory=False)}
-    bare = rows.pop("python")["seconds"]["median"]
-    for row in rows.values():
-        row["seconds"] = {k: v if k == "n" else v - bare for k, v in row["seconds"].items()}
-    ours = rows["gpumlp"]["seconds"]["median"]
-    for row in rows.values():
-        row["ratio"] = row["seconds"]["median"] / ours
-    return [*rows.values()]
-
-
 def installed_size(name: str, seen: set[str]) -> int:
     """Return the bytes of a distribution's files and of those it requires, each once."""
-    if name.lower() in seen:
+    name = sub(r"[-_.]+", "-", name).lower()
+    if name in seen:
         return 0
-    seen.add(name.lower())
+    seen.add(name)
     try:
-        files, needed = distribution(name).files or [], requires(name) or []
+        found = distribution(name)
     except PackageNotFoundError:
         return 0
-    paths = (path.locate() for path in files)
-    total = sum(Path(str(path)).stat().st_size for path in paths if Path(str(path)).is_file())
-    for requirement in needed:
-        found = match(r"[\w.-]+", requirement)
-        if found and "extra ==" not in requirement:
-            total += installed_size(found[0], seen)
+    files = {Path(str(path.locate())).resolve() for path in found.files or []}
+    if name == OURS and not any(path.name == "trainer.py" for path in files):
+        files |= editable_files()
+    total = sum(path.stat().st_size for path in files if path.is_file())
+    for requirement in found.requires or []:
+        needed = match(r"[\w.-]+", requirement)
+        if needed and "extra ==" not in requirement:
+            total += installed_size(needed[0], seen)
     return total
 
 
-def sizes(systems: Sequence[str]) -> list[Row]:
-    """Return what each system takes on the disk with all that it requires."""
-    own = {system: installed_size(PACKAGES[system], set()) for system in systems}
-    return [
-        {"what": "disk", "system": system, "bytes": summary([total])}
-        | {"ratio": total / max(own["gpumlp"], 1)}
-        for system, total in own.items()
-    ]
+def editable_files() -> set[Path]:
+    """Return gpumlp's own files where it is installed from a checkout (`pip install -e`)."""
+    folder = Path(str(gpumlp.__file__)).resolve().parent
+    places = [folder, folder.with_name("kernels"), folder.with_name("configs")]
+    files = {path for place in places for path in place.rglob("*")}
+    return {path for path in files if path.suffix != ".pyc"}
+
+
+def sizes(systems: Sequence[str]) -> dict[str, list[float]]:
+    """Return what each system takes on the disk with all that it requires, and with NumPy."""
+    found = {}
+    for system in systems:
+        seen: set[str] = set()
+        names = (PEERS.get(system, system), "numpy")  # PyTorch does not require NumPy
+        found[system] = [float(sum(installed_size(name, seen) for name in names))]
+    return found
+
+
+def mnist_files() -> list[str]:
+    """Return the four files of MNIST, or none where it is not found."""
+    try:
+        return [str(path) for path in present_files(find_mnist(None)).values()]
+    except GpumlpError:
+        say("MNIST is not found: random data of its shape instead")
+        return []
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, write JSON, print the table."""
-    backend = get_backend(options.device)
-    systems = ["gpumlp", *options.peers]
-    rows = imports(systems, options.rounds)
-    begin = f"device = {options.device!r}\n"
-    steps = {system: begin + DATA + FIRST_STEP[system] for system in systems}
-    rows += in_turn("first step", steps, options.rounds, memory=False)
+    device, rounds, systems = options.device, options.rounds, [OURS, *options.peers]
+    environment = environment_of(device, {}) | {"rounds": rounds, "quick": options.quick}
+    names = ["numpy", *(PEERS[peer] for peer in options.peers)]
+    environment["systems"] = {name: {"versions": {name: version(name)}} for name in names}
+    plain = ["numpy"] if device == "cpu" else []
+    imports = in_turn("import", printed, {s: import_of(s) for s in ["numpy", *systems]}, rounds)
+    rows = rows_of("import", "seconds", imports)
+    steps = {system: first_step(system, device) for system in [*plain, *systems]}
+    rows += rows_of("first step", "seconds", in_turn("first step", until_step, steps, rounds))
+    with TemporaryDirectory() as folder:
+        commands = {s: command(s, device, folder) for s in systems if s in (OURS, "torch")}
+        rows += rows_of("command", "seconds", in_turn("command", until_step, commands, rounds))
     if not options.quick:
-        try:
-            folder = str(find_mnist(None))
-        except GpumlpError:
-            folder = ""
-            say("MNIST is not found: random data of its shape instead")
-        begin += f"folder = {folder!r}\n"
-        epochs = {
-            system: begin + MNIST + EPOCH[system] + PEAK for system in systems if system in EPOCH
-        }
-        rows += in_turn("epoch", epochs, max(1, options.rounds // 2), memory=True)
-    rows += sizes(systems)
-    environment = describe(backend) | {"cpu": cpu_model(), "rounds": options.rounds}
+        files = mnist_files()
+        environment["mnist"] = bool(files)
+        epochs = {system: epoch(system, device, files) for system in [*plain, *systems]}
+        rows += rows_of("epoch", "bytes", in_turn("epoch", printed, epochs, rounds))
+    rows += rows_of("disk", "bytes", sizes(["numpy", *systems]))
     if options.out:
         text = json.dumps({"environment": environment, "rows": rows}, indent=1)
         options.out.write_text(text + "\n")
+    more = median(a - b for a, b in zip(imports[OURS], imports["numpy"], strict=True))
+    print(f"import of gpumlp - import of numpy, in the same round: {more:.3f} s\n")
     print(footprint_table(rows))
-    seconds = {r["system"]: r["seconds"]["median"] for r in rows if r["what"] == "import"}
-    print(f"\nimport of gpumlp - import of numpy: {seconds['gpumlp'] - seconds['numpy']:.3f} s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

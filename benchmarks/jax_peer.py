@@ -34,8 +34,9 @@ class Jax(Contender):
 
     def _cost(self, parameters: Any, x: Any, labels: Any) -> Any:
         nn, jnp = self.jax.nn, self.jax.numpy
+        activation = getattr(nn, self.problem.activation)
         for w, b in parameters[:-1]:
-            x = nn.sigmoid(x @ w.T + b)
+            x = activation(x @ w.T + b)
         w, b = parameters[-1]
         log_y = nn.log_softmax(x @ w.T + b)
         return -jnp.take_along_axis(log_y, labels[:, None], axis=1).mean()

@@ -1,9 +1,11 @@
 """What every contender solves: a network, its data, its first weights, the order of its batches."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,12 @@ from gpumlp.randomness import permutation
 
 Weights = list[tuple[np.ndarray, np.ndarray]]  # per layer: W (n_out, n_in) and b (n_out,)
 
+# a(z) of hidden layers, and da/dz from a
+ACTIVATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda a: a * (1 - a)),
+    "tanh": (np.tanh, lambda a: 1 - a * a),
+    "relu": (lambda z: np.maximum(z, 0), lambda a: (a > 0).astype(a.dtype)),
+}
 EPOCH_ROWS = 60_000
 DATA_BYTES = 2**28
 
@@ -71,6 +79,7 @@ class Problem:
     seed: int = 0
     data: str = "synthetic"  # or "mnist", "digits"
     lr: float = 1e-3  # small, so that the widest net stays finite however long it is timed
+    activation: str = "sigmoid"  # of ACTIVATIONS
 
     @property
     def eps(self) -> float:
@@ -107,8 +116,8 @@ class Problem:
         return layers
 
     def loss(self, weights: Weights) -> float:
-        """Return the mean cross-entropy of the first rows in float64, sigmoid hidden layers."""
-        z = forward(self.x[:256], weights)[-1]
+        """Return the mean cross-entropy of the first rows in float64."""
+        z = self.forward(self.x[:256], weights)[-1]
         shifted = z - z.max(axis=1, keepdims=True)
         log_y = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return float(-log_y[np.arange(len(z)), self.labels[:256]].mean())
@@ -116,7 +125,7 @@ class Problem:
     def accuracy(self, weights: Weights) -> float:
         """Return the share of test images that the network gets right."""
         _, _, x, labels = load_images(self.data)
-        return float((forward(x, weights)[-1].argmax(axis=1) == labels).mean())
+        return float((self.forward(x, weights)[-1].argmax(axis=1) == labels).mean())
 
     def trained(self, steps: int) -> Weights:
         """Return the weights after so many steps of gradient descent, by the plain formulas.
@@ -127,7 +136,7 @@ class Problem:
         order = permutation(self.rows, self.seed, 0)
         for step in range(steps):
             rows = order[step * batch : (step + 1) * batch]
-            *inputs, z = forward(self.x[rows], weights)
+            *inputs, z = self.forward(self.x[rows], weights)
             y = np.exp(z - z.max(axis=1, keepdims=True))
             dz = y / y.sum(axis=1, keepdims=True)
             dz[np.arange(batch), self.labels[rows]] -= 1
@@ -136,8 +145,16 @@ class Problem:
                 (w, b), a = weights[k], inputs[k]
                 new_w, new_b = w - self.lr * (dz.T @ a), b - self.lr * dz.sum(axis=0)
                 weights[k] = new_w.astype(np.float32), new_b.astype(np.float32)
-                dz = dz @ w.astype(np.float64) * a * (1 - a)
+                dz = dz @ w.astype(np.float64) * ACTIVATIONS[self.activation][1](a)
         return weights
+
+    def forward(self, x: np.ndarray, weights: Weights) -> list[np.ndarray]:
+        """Return the inputs of all layers in float64 and the last z."""
+        values = [x.astype(np.float64)]
+        for w, b in weights:
+            z = values[-1] @ w.astype(np.float64).T + b
+            values.append(ACTIVATIONS[self.activation][0](z))
+        return [*values[:-1], z]
 
 
 @cache
@@ -155,15 +172,6 @@ def load_images(data: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     top = np.float32(x.max())
     parts = [images.reshape(len(images), -1).astype(np.float32) / top for images in (x, x_test)]
     return parts[0], y.astype(np.int64), parts[1], y_test.astype(np.int64)
-
-
-def forward(x: np.ndarray, weights: Weights) -> list[np.ndarray]:
-    """Return the inputs of all layers in float64, sigmoid between them, and the last z."""
-    values = [x.astype(np.float64)]
-    for w, b in weights:
-        z = values[-1] @ w.astype(np.float64).T + b
-        values.append(1 / (1 + np.exp(-z)))
-    return [*values[:-1], z]
 
 
 def update_norms(before: Weights, after: Weights) -> list[float]:

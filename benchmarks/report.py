@@ -156,18 +156,21 @@ def start_table(starts: Sequence[Row]) -> str:
 
 def accuracy_table(rows: Sequence[Row]) -> str:
     """Return what each contender needed to reach an accuracy, for reading."""
-    head = f"{'system':14} {'CPU s':>8} {'min':>8} {'max':>8} {'seconds':>8} {'epochs':>9}"
-    lines = [f"{head} {'accuracy':>9} {'ratio':>6}"]
+    head = f"{'system':14} {'CPU s':>8} {'min':>8} {'max':>8} {'s/epoch':>8} {'seconds':>8}"
+    lines = [f"{head} {'epochs':>9} {'accuracy':>9} {'ratio':>6}"]
     for row in rows:
+        later = row["later_epoch_cpu_seconds"]
+        pace = f"{'-' if later is None else format(later, '.2f'):>8}"
         epochs, best = row["epochs"], max(row["accuracy"])
         span = str(epochs[0]) if len(set(epochs)) == 1 else f"{min(epochs)}-{max(epochs)}"
         if row["reached"]:
             times = " ".join(f"{row['cpu_seconds'][key]:8.2f}" for key in ("median", "min", "max"))
-            times += f" {row['seconds']['median']:8.2f}"
+            times += f" {pace} {row['seconds']['median']:8.2f}"
         else:
-            times = f"{'not reached in every round':>35}"
+            times = f"{'not reached in every round':>26} {pace} {'-':>8}"
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
         lines.append(f"{row['system']:14} {times} {span:>9} {best:9.4f} {ratio:>6}")
+    lines.append("s/epoch: CPU seconds of an epoch after the first, which may include compilation")
     lines.append(
         "ratio: CPU seconds / those of gpumlp in the same round (above 1: gpumlp is cheaper)"
     )

@@ -24,7 +24,7 @@ class Sklearn(Contender):
         network: Any = import_module("sklearn.neural_network")
         self.network = network.MLPClassifier(
             problem.net.sizes[1:-1],
-            activation="logistic",
+            activation={"sigmoid": "logistic"}.get(problem.activation, problem.activation),
             solver=problem.optimizer,
             alpha=0.0,
             batch_size=self.batch,

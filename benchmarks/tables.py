@@ -29,6 +29,7 @@ NEEDS = "Median (ratio: theirs / ours, in the same rounds); bold: less than gpum
 FOOTPRINT = {
     "import": "import, s",
     "first step": "start to first step, s",
+    "command": "gpumlp.train to first step, s",
     "epoch": "peak memory of an MNIST epoch, MB",
     "disk": "on the disk, MB",
 }

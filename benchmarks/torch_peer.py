@@ -26,7 +26,9 @@ class Torch(Contender):
             for layer, (w, b) in zip(linear, problem.weights(), strict=True):
                 layer.weight.copy_(torch.from_numpy(w))
                 layer.bias.copy_(torch.from_numpy(b))
-        layers = [part for layer in linear for part in (layer, torch.nn.Sigmoid())][:-1]
+        kinds = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+        activation = kinds[problem.activation]
+        layers = [part for layer in linear for part in (layer, activation())][:-1]
         self.linear = linear
         self.model = torch.nn.Sequential(*layers).to(problem.device)
         adam = problem.optimizer == "adam"

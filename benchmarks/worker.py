@@ -122,7 +122,9 @@ class Served:
 
     def accuracy(self) -> dict[str, Any]:
         """Return the share of test images that the present weights get right."""
-        return {"accuracy": self.contender.problem.accuracy(self.contender.weights())}
+        began = perf_counter()
+        accuracy = self.contender.problem.accuracy(self.contender.weights())
+        return {"accuracy": accuracy, "seconds": perf_counter() - began}
 
     def peak(self, device: str, n: int, for_seconds: float) -> dict[str, Any]:
         """The most operations per second of products of n × n matrices, float32."""
