@@ -117,6 +117,13 @@ def test_shapes_that_do_not_fit_raise_and_never_reach_a_kernel(operation, argume
         getattr(backend, operation)(*arrays)
 
 
+@pytest.mark.parametrize("index", [np.arange(6)[::2], np.arange(3, dtype=np.int32)])
+def test_rows_are_gathered_by_any_index(index):
+    source, out = np.arange(12, dtype=np.float32).reshape(6, 2), np.empty((3, 2), np.float32)
+    CpuBackend().gather(out, source, index)
+    np.testing.assert_array_equal(out, source[index])
+
+
 def test_a_gradient_of_another_batch_size_is_refused():
     layer = Dense(3, 2, "tanh", backend=CpuBackend())
     layer.forward(np.ones((4, 3), np.float32))

@@ -89,6 +89,8 @@ class FusedBackend(Backend):
         rows = len(index)
         if out.shape != (rows, *source.shape[1:]) or not _copyable(out, source):
             return None
+        if index.dtype != np.int64 or not index.flags.c_contiguous:
+            return None
         size = out.nbytes // max(rows, 1)
         return self.kernel("gather", out=out, source=source, index=index, rows=rows, bytes=size)
 
