@@ -3,7 +3,7 @@
 // Kernels of whole vectors come from update.cu as they are. Those of matrices stand here once more
 // as loops, with the names, parameters and scalar formulas of their GPU siblings: on the CPU a
 // matrix (rows, columns) is in Fortran order, so a column is contiguous and its rows are what a
-// loop vectorises over. One thread: the cores belong to the matrix products.
+// loop vectorises over. Some may be run in parts (threads.h), each by a thread of its own.
 #include "update.cu"
 
 // needed by linkers that take this for a Python module; it is loaded with ctypes
@@ -11,22 +11,39 @@ EXPORT void* PyInit__gpumlp_native() { return nullptr; }
 
 // ---------------------------------------------------------------- a recorded step
 
-struct Call {
-    void (*function)(const Slot*);
-    const Slot* slots;
-};
-
-EXPORT void gpumlp_run(const Call* calls, size_t count, size_t times) {
-    for (size_t time = 0; time < times; ++time)
-        for (size_t i = 0; i < count; ++i) calls[i].function(calls[i].slots);
+// Runs all calls in order, `times` times, by so many threads: as many as the most parts of a call.
+// The last two are BLAS's functions that read and set its own number of threads.
+EXPORT void gpumlp_run(const Call* calls, size_t count, size_t times, size_t threads,
+                       int (*blas_threads)(), void (*set_blas_threads)(int)) {
+    if (threads > 1) {
+        team->run({calls, count, times, threads}, {blas_threads, set_blas_threads});
+    } else {
+        for (size_t time = 0; time < times; ++time)
+            for (size_t i = 0; i < count; ++i) calls[i].function(calls[i].slots);
+    }
 }
+
+// How many threads a run may take: as many as BLAS takes when none is under way.
+EXPORT int gpumlp_threads(int (*blas_threads)()) { return team->threads(blas_threads); }
 
 // c = alpha a b + beta c in column-major order, by the BLAS function at that address; `wide`: its
 // integers have 64 bits. alpha and beta lie in memory because they may change from step to step.
+// A part has its share of the longer side of c.
 KERNEL(gemm, void* function, int wide, int transpose_a, int transpose_b, int64 m, int64 n, int64 k,
        const float* alpha, const float* a, int64 lda, const float* b, int64 ldb, const float* beta,
        float* c, int64 ldc) {
     const int column_major = 102, flag[] = {111, 112};
+    const bool by_rows = m > n;
+    const Range mine = share((size_t)(by_rows ? m : n), 16);
+    const int64 first = (int64)mine.first, length = (int64)mine.last - first;
+    if (length <= 0) return;
+    if (by_rows) {
+        a += transpose_a ? first * lda : first;
+        c += first, m = length;
+    } else {
+        b += transpose_b ? first : first * ldb;
+        c += first * ldc, n = length;
+    }
     const int ta = flag[transpose_a], tb = flag[transpose_b];
     if (wide) {
         typedef void (*Gemm)(int, int, int, int64, int64, int64, float, const float*, int64,
@@ -52,14 +69,17 @@ KERNEL(tick, int64* clock) { *clock += 1; }
 
 // row i of out = row index[i] of source
 KERNEL(gather, uint8* out, const uint8* source, const int64* index, size_t rows, size_t bytes) {
-    for (size_t row = 0; row < rows; ++row) memcpy(out + row * bytes, source + index[row] * bytes, bytes);
+    const Range mine = share(rows);
+    for (size_t row = mine.first; row < mine.last; ++row)
+        memcpy(out + row * bytes, source + index[row] * bytes, bytes);
 }
 
 // row i of out = row index[i] of source, times factor
 KERNEL(gather_scaled, float* out, const uint8* source, const int64* index, float factor, size_t rows,
        size_t columns) {
-    for (size_t row = 0; row < rows; ++row)
-        for_each(columns, [=](float& out, uint8 value) INLINE { out = value * factor; },
+    const Range mine = share(rows);
+    for (size_t row = mine.first; row < mine.last; ++row)
+        loop(columns, [=](float& out, uint8 value) INLINE { out = value * factor; },
                  out + row * columns, source + index[row] * columns);
 }
 
@@ -69,7 +89,7 @@ KERNEL(normalize, float* out, const float* weights, size_t rows) {
 #pragma omp simd reduction(+ : sum)
     for (size_t row = 0; row < rows; ++row) sum += weights[row];
     const float total = (float)sum < SMALLEST ? SMALLEST : (float)sum;  // keeps NaN
-    for_each(rows, [=](float& out, float weight) INLINE { out = weight / total; }, out, weights);
+    loop(rows, [=](float& out, float weight) INLINE { out = weight / total; }, out, weights);
 }
 
 // ---------------------------------------------------------------- layers
@@ -83,18 +103,19 @@ SCALAR size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 // z += bias in place, a = sigma(z)
 KERNEL(bias_activation_forward, float* a, float* z, const float* bias, int activation, size_t rows,
        size_t columns) {
+    const Range mine = share(columns);
     const size_t some = columns_at_once(rows);
     with_activation(activation, [=](auto sigma) INLINE {
-        for (size_t first = 0; first < columns; first += some) {
-            const size_t last = smaller(first + some, columns), n = (last - first) * rows;
+        for (size_t first = mine.first; first < mine.last; first += some) {
+            const size_t last = smaller(first + some, mine.last), n = (last - first) * rows;
             for (size_t column = first; bias && column < last; ++column) {
                 const float b = bias[column];
-                for_each(rows, [=](float& z) INLINE { z += b; }, z + column * rows);
+                loop(rows, [=](float& z) INLINE { z += b; }, z + column * rows);
             }
             if (a == z)
-                for_each(n, [=](float& a) INLINE { a = sigma.value(a); }, a + first * rows);
+                loop(n, [=](float& a) INLINE { a = sigma.value(a); }, a + first * rows);
             else
-                for_each(n, [=](float& a, float z) INLINE { a = sigma.value(z); }, a + first * rows,
+                loop(n, [=](float& a, float z) INLINE { a = sigma.value(z); }, a + first * rows,
                          z + first * rows);
         }
     });
@@ -112,12 +133,13 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
        const float* alpha, const float* beta, int activation, size_t rows, size_t columns,
        float* partial, uint32* tickets) {
     (void)partial, (void)tickets;  // for the GPU, where many blocks share a column
+    const Range mine = share(columns);
     const size_t some = columns_at_once(rows);
     with_activation(activation, [=](auto sigma) INLINE {
-        for (size_t first = 0; first < columns; first += some) {
-            const size_t last = smaller(first + some, columns), start = first * rows;
+        for (size_t first = mine.first; first < mine.last; first += some) {
+            const size_t last = smaller(first + some, mine.last), start = first * rows;
             if (dz != da)
-                for_each((last - first) * rows, [=](float& dz, float da, float kept) INLINE {
+                loop((last - first) * rows, [=](float& dz, float da, float kept) INLINE {
                     dz = da * sigma.slope(kept);
                 }, dz + start, da + start, kept + start);
             for (size_t column = first; bias_sink && column < last; ++column) {
@@ -131,8 +153,9 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
 // out = x factor where the random bits reach the threshold, else 0
 KERNEL(dropout, float* out, const float* x, const uint32* key, uint32 threshold, float factor,
        size_t first_row, size_t rows, size_t columns) {
+    const Range mine = share(columns);
     const uint32 seed = *key, start = (uint32)first_row;
-    for (size_t column = 0; column < columns; ++column) {
+    for (size_t column = mine.first; column < mine.last; ++column) {
         const float* from = x + column * rows;
         float* to = out + column * rows;
 #pragma omp simd
@@ -170,7 +193,7 @@ SCALAR void exponentials(float* e, float* total, const float* z, const float* to
                          size_t n, size_t columns) {
     for (size_t row = 0; row < n; ++row) total[row] = 0.0f;
     for (size_t column = 0; column < columns; ++column)
-        for_each(n, [=](float& e, float& total, float z, float top) INLINE {
+        loop(n, [=](float& e, float& total, float z, float top) INLINE {
             e = exp_(z - top);
             total += e;
         }, e + column * stride, total, z + column * stride, top);
@@ -184,7 +207,7 @@ KERNEL(softmax, float* y, const float* z, size_t rows, size_t columns) {
         row_maxima(top, first, z + start, 1, rows, n, columns);
         exponentials(y + start, total, z + start, top, rows, n, columns);
         for (size_t column = 0; column < columns; ++column)
-            for_each(n, [=](float& y, float total) INLINE { y /= total; },
+            loop(n, [=](float& y, float total) INLINE { y /= total; },
                      y + column * rows + start, total);
     }
 }
@@ -226,7 +249,7 @@ KERNEL(softmax_cross_entropy, float* loss, float* correct, float* dz, const floa
             }
         } else {
             for (size_t column = 0; column < columns; ++column)
-                for_each(n, [=](float& dz, float& dot, float z, float top, float total,
+                loop(n, [=](float& dz, float& dot, float z, float top, float total,
                                 float w) INLINE {
                     dz = w * (dz / total - even);
                     const float term = even * (z - top);
@@ -261,7 +284,7 @@ KERNEL(pointwise_loss, float* loss, float* correct, float* dz, const float* z, c
             for (size_t column = 0; column < columns; ++column) {
                 const float* from = target + start * row_stride + column * column_stride;
                 for (size_t row = 0; row < n; ++row) t[row] = from[row * row_stride];
-                for_each(n, [=](float& sum, float& right, float& dz, float z, float t,
+                loop(n, [=](float& sum, float& right, float& dz, float z, float t,
                                 float w) INLINE {
                     sum += l.value(z, t, parameter);
                     dz = w * l.slope(z, t, parameter) * share;
@@ -301,10 +324,11 @@ KERNEL(clip_scale, float* g, const double* sum, float limit, size_t n) {
 
 // each row whose norm exceeds the limit is scaled to it; rows are contiguous
 KERNEL(clip_rows, float* w, float limit, size_t rows, size_t columns) {
-    for (size_t row = 0; row < rows; ++row) {
+    const Range mine = share(rows);
+    for (size_t row = mine.first; row < mine.last; ++row) {
         float* entries = w + row * columns;
         const double norm = sqrt(squares(entries, columns));
         const float factor = clipping(norm, limit);
-        for_each(columns, [=](float& w) INLINE { w *= factor; }, entries);
+        loop(columns, [=](float& w) INLINE { w *= factor; }, entries);
     }
 }

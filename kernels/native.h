@@ -3,6 +3,9 @@
 // Every kernel is exported as a function of one pointer, to an array of 8-byte slots with its
 // arguments. So Python binds arguments once, whatever their types, and a whole training step is one
 // array of calls that C++ walks through. Its parameters are exported as text, which Python reads.
+//
+// A kernel may be run in parts, by several threads: each then does its `share` of the rows, columns
+// or entries. Which kernels do so, and from which size on, is said in gpumlp/backend/native.py.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -11,6 +14,8 @@
 #include <string.h>
 
 #include <utility>
+
+#include "threads.h"
 
 #if defined(__GNUC__)
   #define ALWAYS_INLINE __attribute__((always_inline))

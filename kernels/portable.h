@@ -332,9 +332,16 @@ SCALAR uint32 random_bits(uint32 row, uint32 unit, uint32 key) {
 
 // body(array[i]...) for each i < n, in any order; the arrays do not overlap
 template <class Body, class... T>
-SCALAR void for_each(size_t n, Body body, T*... arrays) {
+SCALAR void loop(size_t n, Body body, T*... arrays) {
 #pragma omp simd
     for (size_t i = 0; i < n; ++i) body(arrays[i]...);
+}
+
+// the same for this thread's part of the entries
+template <class Body, class... T>
+SCALAR void for_each(size_t n, Body body, T*... arrays) {
+    const Range mine = share(n, 16);
+    loop(mine.last - mine.first, body, arrays + mine.first...);
 }
 
 #endif

@@ -12,6 +12,7 @@ from gpumlp.backend.kernel_sources import declared_kernels, kernel_folder
 from gpumlp.backend.native import NativeLibrary, load_native
 
 LIBRARY, WHERE = load_native()
+SOURCES = "native.cpp", "native.h", "threads.h", "portable.h", "update.cu"
 needs_library = pytest.mark.skipif(LIBRARY is None, reason=f"native: {WHERE}")
 
 
@@ -25,7 +26,7 @@ def test_the_library_is_as_new_as_its_sources():
     folder = kernel_folder()
     if Path(WHERE).parent != folder.parent:
         pytest.skip("installed apart from this checkout; its parameters were compared")
-    sources = [folder / name for name in ("native.cpp", "native.h", "portable.h", "update.cu")]
+    sources = [folder / name for name in SOURCES]
     assert Path(WHERE).stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 

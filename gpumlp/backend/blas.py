@@ -14,6 +14,11 @@ import numpy as np
 COLUMN_MAJOR, NOT_TRANSPOSED, TRANSPOSED = 102, 111, 112
 # NumPy's wheels have the first, builds with 64-bit integers the second, others the third
 NAMES = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm")
+THREADS = (
+    "scipy_openblas_{}_num_threads64_",
+    "openblas_{}_num_threads64_",
+    "openblas_{}_num_threads",
+)
 
 
 class Gemm(NamedTuple):
@@ -27,6 +32,13 @@ class Gemm(NamedTuple):
     def address(self) -> int:
         """Where the function lies in memory."""
         return ctypes.cast(self.function, ctypes.c_void_p).value or 0
+
+
+class BlasThreads(NamedTuple):
+    """The BLAS functions that read and set how many threads a product takes."""
+
+    get: Any
+    set: Any
 
 
 class Product(NamedTuple):
@@ -106,13 +118,30 @@ def bind_product(gemm: Gemm, product: Product, alpha: Any, beta: Any) -> Callabl
     return call
 
 
+def _library() -> Any:
+    """Return NumPy's extension module, through which its BLAS is found; None where it is not."""
+    try:
+        return ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return None
+
+
+@cache
+def find_threads() -> BlasThreads | None:
+    """Return how the threads of NumPy's BLAS are read and set; None for another than OpenBLAS."""
+    library = _library()
+    for name in THREADS:
+        get, set_ = (getattr(library, name.format(what), None) for what in ("get", "set"))
+        if get is not None and set_ is not None:
+            get.restype, set_.restype = ctypes.c_int, None
+            return BlasThreads(get, set_)
+    return None
+
+
 @cache
 def find_gemm() -> Gemm | None:
     """Return the `sgemm` of NumPy's BLAS; None where it is not found, or not right when tried."""
-    try:
-        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
-    except (AttributeError, OSError):
-        return None
+    library = _library()
     for name in NAMES:
         function = getattr(library, name, None)
         if function is not None:

@@ -49,7 +49,9 @@ class CpuBackend(FusedBackend):
 
     def kernel(self, name: str, **arguments: Any) -> Call | None:
         """As in `FusedBackend`."""
-        return None if self._library is None else self._library.bind(name, arguments)
+        if self._library is None:
+            return None
+        return self._library.bind(name, arguments, self._library.threads())
 
     def _tickets(self) -> None:
         """Loops need none."""

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from .blas import find_threads
 from .kernel_sources import Parameters, declared_kernels, parse_parameters
 
 NAME = "_gpumlp_native"
@@ -28,42 +30,84 @@ POINTERS: dict[str, Any] = {  # C type → type of an array's entries; bytes may
     "uint8*": None,
 }
 
+# Kernels that may be run in parts, one for each thread, and the size from which on that is worth
+# the waiting: about 5 µs of work. The size is the product of these parameters.
+SIZES = ("n", "rows", "columns", "bytes", "m", "k")
+SHARED = {
+    "gemm": 200_000,
+    "gather": 100_000,
+    "gather_scaled": 30_000,
+    "bias_activation_forward": 8_000,
+    "bias_activation_backward": 16_000,
+    "dropout": 8_000,
+    "clip_rows": 16_000,
+    "clip_scale": 30_000,
+    "sgd_step": 30_000,
+    "momentum_step": 20_000,
+    "nesterov_step": 20_000,
+    "adagrad_step": 10_000,
+    "rmsprop_step": 10_000,
+    "adam_step": 10_000,
+    "scale": 30_000,
+    "add_penalty": 30_000,
+}
+
 
 class NativeCall:
-    """A kernel bound to its arguments; calling it runs it. It keeps its arrays alive."""
+    """A kernel bound to its arguments; calling it runs it. It keeps its arrays alive.
 
-    __slots__ = ("_arguments", "_function", "_slots", "name")
+    It is run in `parts`: each does its share of the work, all of them the whole. Results do not
+    depend on which thread runs which part, only those of products on how many parts there are.
+    """
 
-    def __init__(self, name: str, function: Any, slots: Any, arguments: dict[str, Any]) -> None:
-        self.name = name
+    __slots__ = ("_arguments", "_function", "_run", "_slots", "name", "parts")
+
+    def __init__(
+        self,
+        name: str,
+        function: Any,
+        slots: Any,
+        arguments: dict[str, Any],
+        parts: int,
+        run: Any,
+    ) -> None:
+        self.name, self.parts = name, parts
         self._function, self._slots, self._arguments = function, slots, arguments
+        self._run = run
 
     def __repr__(self) -> str:
         return f"NativeCall({self.name!r})"
 
     def __call__(self) -> None:
         """Run the kernel."""
-        self._function(self._slots)
+        if self.parts == 1:
+            self._function(self._slots)
+        else:
+            NativeSequence(self._run, [self])()
 
     @property
-    def addresses(self) -> tuple[int, int]:
-        """Where the function and its slots lie in memory."""
+    def entry(self) -> tuple[int, int, int]:
+        """The `Call` of threads.h: where the function and its slots lie, and the parts."""
         function = ctypes.cast(self._function, ctypes.c_void_p).value
-        return function or 0, ctypes.addressof(self._slots)
+        return function or 0, ctypes.addressof(self._slots), self.parts
 
 
 class NativeSequence:
     """Native calls that the library runs one after another, as often as asked."""
 
     def __init__(self, run: Any, calls: Sequence[NativeCall]) -> None:
-        addresses = list(chain(*(call.addresses for call in calls)))
+        entries = list(chain(*(call.entry for call in calls)))
         self.calls = tuple(calls)
         self._run, self._count = run, ctypes.c_size_t(len(calls))
-        self._table = (ctypes.c_uint64 * len(addresses))(*addresses)
+        self._table = (ctypes.c_uint64 * len(entries))(*entries)
+        self._threads = ctypes.c_size_t(max((call.parts for call in calls), default=1))
+        self._blas_threads = find_threads() or (None, None)
 
     def __call__(self, times: int = 1) -> None:
         """Run all of them, `times` times."""
-        self._run(self._table, self._count, ctypes.c_size_t(times))
+        self._run(
+            self._table, self._count, ctypes.c_size_t(times), self._threads, *self._blas_threads
+        )
 
 
 class NativeLibrary:
@@ -93,10 +137,19 @@ class NativeLibrary:
             self._kernels[name] = function, parse_parameters(parameters)
         return self._kernels[name]
 
-    def bind(self, name: str, arguments: dict[str, Any]) -> NativeCall:
+    def threads(self) -> int:
+        """Return how many threads kernels may take: as many as BLAS, so its settings hold here too.
+
+        1 with a BLAS that is not OpenBLAS, whose threads cannot be told to stay out.
+        """
+        blas = find_threads()
+        return 1 if blas is None else int(self._library.gpumlp_threads(blas.get))
+
+    def bind(self, name: str, arguments: dict[str, Any], threads: int = 1) -> NativeCall:
         """Return a kernel bound to arguments by name: arrays, numbers, or None for no array.
 
-        A number where the kernel wants a pointer becomes memory that holds it. Raises TypeError
+        A number where the kernel wants a pointer becomes memory that holds it. Where it is worth
+        it, the work is shared by so many threads. Raises TypeError
         where names differ or an array has another type than the kernel takes; that its memory is
         laid out as the kernel expects is the caller's business.
         """
@@ -118,7 +171,11 @@ class NativeLibrary:
                 elif dtype is not None and value.dtype != dtype:
                     raise TypeError(f"kernel {name}: {parameter} has {value.dtype}, not {dtype}")
                 slots[i] = value.__array_interface__["data"][0]
-        return NativeCall(name, function, slots, arguments)
+        size = prod(
+            arguments[name] for name in SIZES if parameters.get(name) in ("size_t", "int64")
+        )
+        parts = threads if size >= SHARED.get(name, float("inf")) else 1
+        return NativeCall(name, function, slots, arguments, parts, self._library.gpumlp_run)
 
     def sequence(self, calls: Sequence[NativeCall]) -> "NativeSequence":
         """Return calls as one that the library runs by itself."""
