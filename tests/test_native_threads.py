@@ -1,4 +1,4 @@
-"""Kernels run in parts by several threads: the same bits, whoever runs them and whatever goes on."""
+"""Kernels run in parts by several threads: the same bits, whoever runs them, whatever goes on."""
 
 import os
 import threading
@@ -88,7 +88,7 @@ def test_parts_make_the_whole_bit_for_bit(name, threads, all_shared):
     assert changed
 
 
-@pytest.mark.parametrize("m, n", [(100, 7), (7, 100), (1, 1), (17, 16), (64, 64)])
+@pytest.mark.parametrize(("m", "n"), [(100, 7), (7, 100), (1, 1), (17, 16), (64, 64)])
 @pytest.mark.parametrize("transposes", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_product_in_parts_has_every_entry(m, n, transposes, three_threads):
     rng, k = np.random.default_rng(m), 5
