@@ -9,6 +9,7 @@ footprint_scripts.py, as short as each library lets it be.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ import gpumlp
 from gpumlp import GpumlpError
 from gpumlp.data.mnist import find_mnist, present_files
 
+# modules are compiled once, as after an installation, whatever this machine is set to
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 PEERS = {"torch": "torch", "jax": "jax", "sklearn": "scikit-learn"}  # and their distributions
 
 
@@ -67,7 +70,7 @@ def lines_of(command: Command) -> list[tuple[float, str]]:
     """Run a command; return what it prints, each line with the seconds from its start till then."""
     began = perf_counter()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
     ) as process:
         assert process.stdout is not None
         lines = [(perf_counter() - began, line.rstrip()) for line in process.stdout]

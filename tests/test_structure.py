@@ -175,7 +175,7 @@ def test_import_gpumlp_loads_nothing_heavy():
     loaded = loaded_by("import gpumlp")
     assert {"gpumlp.trainer", "numpy"} <= loaded
     heavy = {"cupy", "pydantic", "pydantic_core", "sklearn", "scipy", "torch", "safetensors"}
-    assert not loaded & heavy
+    assert not loaded & (heavy | {"tqdm", "threadpoolctl", "matplotlib", "numpy.random"})
     assert not loaded & {"gpumlp.train", "gpumlp.cli", "gpumlp.config", "gpumlp.backend.cuda"}
 
 
