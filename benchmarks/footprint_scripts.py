@@ -48,10 +48,15 @@ x, y = rng.integers(0, 256, (images, 784), np.uint8), rng.integers(0, 10, images
 """,
 }
 
-PIXELS = """
+PIXELS = {
+    "gpumlp": """
+x, y = x.reshape(len(y), 784), y.astype(np.int64)  # the bytes are scaled batch by batch
+""",
+    "others": """
 x = np.multiply(x.reshape(len(y), 784), np.float32(1 / 255), dtype=np.float32)
 y = y.astype(np.int64)
-"""
+""",
+}
 
 LAYERS = """
 rng = np.random.default_rng(0)
@@ -84,7 +89,8 @@ for rows in batches[:steps]:
     "gpumlp": """
 from gpumlp import SGD, SoftmaxCrossEntropy, Trainer, multilayer_perceptron
 model = multilayer_perceptron(sizes, "sigmoid", backend=device)
-trainer = Trainer(model, SoftmaxCrossEntropy(backend=device), SGD(lr), batch_size=batch)
+loss = SoftmaxCrossEntropy(backend=device)
+trainer = Trainer(model, loss, SGD(lr), batch_size=batch, input_scale=scale)
 trainer.fit(x, y, epochs=1, max_steps=steps)
 """,
     "torch": """
@@ -166,8 +172,8 @@ def epoch(system: str, device: str, files: Sequence[str], images: int = 60_000) 
     `files` are the four of MNIST; without them, so many random images.
     """
     ours = "gpumlp" if system == "gpumlp" else "others"
-    data = MNIST[ours if files else "random"] + PIXELS
-    given = {"files": files, "images": images}
+    data = MNIST[ours if files else "random"] + PIXELS[ours]
+    given = {"files": files, "images": images, "scale": 1 / 255}
     code = training(system, data, device, (784, 500, 500, 10), 100, None, **given)[-1]
     return python(code + PEAK)
 
@@ -182,7 +188,7 @@ def training(
     **given: Any,
 ) -> Command:
     """Return what trains on some data and then prints DONE."""
-    given = {"rule": "SGD", "lr": 0.1, **given, "device": device, "sizes": sizes}
+    given = {"rule": "SGD", "lr": 0.1, "scale": 1.0, **given, "device": device, "sizes": sizes}
     given |= {"batch": batch, "steps": steps}
     begin = "".join(f"{name} = {value!r}\n" for name, value in given.items())
     return python(begin + "import numpy as np\n" + data + TRAIN[system] + END)

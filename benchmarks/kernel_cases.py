@@ -129,6 +129,13 @@ def _gather(dtype: str, make: Maker, rows: int, columns: int) -> tuple[Any, ...]
     return out, source, make.array(np.random.default_rng(2).permutation(rows), np.int64)
 
 
+def _gather_scaled(make: Maker, rows: int, columns: int) -> tuple[Any, ...]:
+    source = make.array(np.resize(np.arange(251), (rows, columns)), np.uint8, "C")
+    index = make.array(np.random.default_rng(2).permutation(rows), np.int64)
+    out = make.nothing(rows, columns, order="C")
+    return out, source, index, 1 / 255, make.scratch(source)
+
+
 def _normalize(make: Maker, n: int) -> tuple[Any, ...]:
     return make.nothing(n), make.unit(n)
 
@@ -254,6 +261,7 @@ CASES = [
     Case("begin_step", "vector", _begin_step, lambda n: 16 * n),
     Case("gather", "matrix", partial(_gather, "float32"), lambda b, n: 8 * b * n + 8 * b, "fp32"),
     Case("gather", "matrix", partial(_gather, "uint8"), lambda b, n: 2 * b * n + 8 * b, "uint8"),
+    Case("gather_scaled", "matrix", _gather_scaled, lambda b, n: 5 * b * n + 8 * b),
     # the sum must be known before the second pass, so out of cache its operand is read twice
     Case("normalize", "vector", _normalize, lambda n: 12 * n),
     Case(

@@ -111,13 +111,14 @@ class Sequential:
             da = layer.backward(da, into=into, input_gradient=wanted, backend=backend)
         return da
 
-    def features(self, x: Array, layer: int = -2) -> Array:
+    def features(self, x: Array, layer: int = -2, scale: float = 1.0) -> Array:
         """Return the activations of one layer for every row of x (N, n_in): the notes' features.
 
         Args:
             x: rows, on this model's device or on the host.
             layer: 0 is the input itself, 1 the first layer, ...; negative counts from the end:
                 -1 is the output and -2 the last hidden layer.
+            scale: what x is multiplied by first, a few thousand rows at a time.
 
         Raises IndexError when there is no such layer.
         """
@@ -129,16 +130,21 @@ class Sequential:
         backend = RecordingBackend(self.backend, Workspace(self.backend))
         parts = []
         for start in range(0, max(len(x), 1), EVALUATION_ROWS):
-            rows = self.backend.asarray(x[start : start + EVALUATION_ROWS])
+            rows = x[start : start + EVALUATION_ROWS]
+            rows = self.backend.asarray(rows) if scale == 1 else self._scaled(rows, scale)
             backend.workspace.position = 0
             for one in chosen:
                 rows = one.forward(rows, backend=backend)
             parts.append(rows.copy(order="C"))
         return self.backend.xp.concatenate(parts)
 
-    def predict(self, x: Array) -> Array:
-        """Return the last layer's output for every row of x (N, n_in), a few thousand at a time."""
-        return self.features(x, -1)
+    def _scaled(self, rows: Array, scale: float) -> Array:
+        xp, dtype = self.backend.xp, self.backend.dtype
+        return xp.multiply(xp.asarray(rows), scale, dtype=dtype)
+
+    def predict(self, x: Array, scale: float = 1.0) -> Array:
+        """Return the last layer's output for every row of scale · x (N, n_in); see `features`."""
+        return self.features(x, -1, scale)
 
 
 def _dropout_rate(layer: Layer) -> float:

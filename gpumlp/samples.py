@@ -15,15 +15,17 @@ BLOCK_ROWS = 4096
 class Samples:
     """Rows of data as training and evaluation take them, all on one device.
 
-    ``x`` (N, D) and ``target`` (N,) or (N, K), as the loss takes it; ``sample_weight`` (N,) or None
-    is what a row counts in metrics, ``loss_weight`` (N,) or None what its loss counts: the sample
-    weight times the weight of its class.
+    ``x`` (N, D), which still is to be multiplied by ``scale`` where it holds bytes (uint8), and
+    ``target`` (N,) or (N, K), as the loss takes it; ``sample_weight`` (N,) or None is what a row
+    counts in metrics, ``loss_weight`` (N,) or None what its loss counts: the sample weight times
+    the weight of its class.
     """
 
     x: Array
     target: Array
     sample_weight: Array | None
     loss_weight: Array | None
+    scale: float = 1.0
 
 
 def as_samples(
@@ -34,9 +36,12 @@ def as_samples(
     sample_weight: Array | None = None,
     *,
     class_weight: Array | None = None,
+    scale: float = 1.0,
     part: str = "",
 ) -> Samples:
     """Move rows x (N, D), targets and weights to the model's device, or say what does not fit.
+
+    x is multiplied by `scale`: bytes (uint8) only when a batch is taken, till then they stay bytes.
 
     Raises ValueError, which names the array with `part` before it: for other shapes and lengths,
     for values that are no numbers or not finite, for targets that the loss does not take, and for
@@ -50,7 +55,11 @@ def as_samples(
     ValueError: x has nan at row 0, column 1 (counted from 0)
     """
     backend = model.backend
-    x = _numbers(f"{part}x", x, backend)
+    x = _numbers(f"{part}x", x, backend, keep_bytes=True)
+    if x.dtype != np.uint8 and scale != 1:
+        with np.errstate(over="ignore"):  # reported below
+            x, scale = x * scale, 1.0
+        _check_finite(f"{part}x · input_scale", x, backend)
     if x.ndim != 2 or model.n_in not in (None, x.shape[1]):
         columns = "D" if model.n_in is None else model.n_in
         raise ValueError(f"{part}x must have shape (N, {columns}), got {x.shape}")
@@ -67,7 +76,7 @@ def as_samples(
     weight = loss_weights(target, sample_weight, class_weight)
     if weight is not None and class_weight is not None:
         _check_weights(f"{part}y: sample weight times class weight", weight)
-    return Samples(x, target, sample_weight, weight)
+    return Samples(x, target, sample_weight, weight, scale)
 
 
 def as_class_weight(model: Sequential, task: str, class_weight: Array | None) -> Array | None:
@@ -122,12 +131,14 @@ def _target(name: str, y: Array, x: Array, model: Sequential, loss: Loss) -> Arr
     return target
 
 
-def _numbers(name: str, array: Array, backend: Backend) -> Array:
-    """Return the array in the backend's type; its values are numbers, and finite ones."""
+def _numbers(name: str, array: Array, backend: Backend, keep_bytes: bool = False) -> Array:
+    """Return the array in the backend's type, or bytes; its values are numbers, and finite ones."""
     try:
         given = backend.xp.asarray(array)
         if given.dtype.kind not in "buif":
             raise TypeError(f"got {given.dtype}")
+        if keep_bytes and given.dtype == np.uint8:
+            return given
         with np.errstate(over="ignore"):  # what becomes infinite is found below
             array = backend.asarray(given)
     except (TypeError, ValueError) as error:

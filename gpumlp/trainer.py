@@ -18,7 +18,7 @@ from .losses import Loss
 from .metrics import evaluate, select
 from .model import Sequential
 from .optimizers import Optimizer
-from .ranges import whole_number
+from .ranges import check_number, whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
 
@@ -86,6 +86,8 @@ class Trainer:
             arrays, into the units of the data: metrics are computed there, the loss is not.
         class_weight: (C,), what the loss of a row with that label counts, besides its sample
             weight, in training as in `evaluate`; accuracy and metrics use sample weights only.
+        input_scale: what x is multiplied by, in `fit`, `evaluate` and `predict`. Bytes (uint8) stay
+            bytes in memory, and become numbers batch by batch: for images, 1 / 255.
 
     Raises ValueError for values out of range.
 
@@ -119,6 +121,7 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         unscale: Callable[[np.ndarray], np.ndarray] | None = None,
         class_weight: Array | None = None,
+        input_scale: float = 1.0,
     ) -> None:
         if batch_size != "full":
             batch_size = whole_number("batch_size", batch_size, 1, ' or "full"')
@@ -136,6 +139,8 @@ class Trainer:
             raise ValueError(f"unscale is for regression, the task is {self.task}")
         self.unscale = unscale
         self.class_weight = as_class_weight(model, self.task, class_weight)
+        check_number("input_scale", input_scale, "> 0", lambda scale: scale > 0)
+        self.input_scale = float(input_scale)
         self.history = History()
         self.epoch = 0  # the epoch under way, counted from 1
         self.best_epoch: int | None = None
@@ -205,7 +210,14 @@ class Trainer:
         return self.history
 
     def _samples(self, *data: Array, part: str = "") -> Samples:
-        return as_samples(self.model, self.loss, *data, class_weight=self.class_weight, part=part)
+        return as_samples(
+            self.model,
+            self.loss,
+            *data,
+            class_weight=self.class_weight,
+            scale=self.input_scale,
+            part=part,
+        )
 
     def _batches(self, data: Samples) -> Batches:
         """Return what an engine takes its batches from."""
@@ -229,6 +241,7 @@ class Trainer:
             host_weight=on_host(data.loss_weight),
             count_weight=counted,
             host_count_weight=on_host(counted),
+            scale=data.scale,
         )
 
     def _epoch(self, engine: Engine, training: TrainingStep, held_out: Samples | None) -> None:
@@ -330,7 +343,7 @@ class Trainer:
         backend, loss = self.model.backend, copy(self.loss)
         loss.backend = backend
         with np.errstate(all="ignore"):  # a diverged network is found by its loss
-            z = self.model.predict(data.x)
+            z = self.model.predict(data.x, data.scale)
             loss.forward(z, data.target, data.loss_weight)
             target = backend.to_numpy(data.target)
             prediction = backend.to_numpy(self.loss.link(z, backend))
@@ -345,7 +358,7 @@ class Trainer:
 
         Values are those the loss compares with targets: with `unscale`, scaled ones.
         """
-        return self.loss.link(self.model.predict(x), self.model.backend)
+        return self.loss.link(self.model.predict(x, self.input_scale), self.model.backend)
 
     def _call(self, event: str) -> None:
         for callback in self.callbacks:

@@ -188,6 +188,20 @@ def gather(draw, rows, columns):
         )
 
 
+def gather_scaled(draw, rows, columns):
+    source = draw.integers(256, rows + 3, columns).astype(np.uint8)
+    yield Case(
+        {
+            "out": draw.nothing(rows, columns),
+            "source": source,
+            "index": draw.integers(rows + 3, rows),
+            "scratch": draw.integers(256, rows, columns).astype(np.uint8),
+        },
+        lambda b, a: b.gather_scaled(a.out, a.source, a.index, 1 / 255, a.scratch),
+        lambda a: {"out": a.source[a.index] / 255},
+    )
+
+
 def normalize(draw, rows, columns):
     for factor in (1, 0):
         yield Case(
@@ -536,6 +550,7 @@ def scaled_formula(a, s):
 CASES = {
     "begin_step": begin_step,
     "gather": gather,
+    "gather_scaled": gather_scaled,
     "normalize": normalize,
     "matmul": matmul,
     "bias_activation_forward": bias_activation_forward,

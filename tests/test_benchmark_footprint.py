@@ -80,8 +80,11 @@ def test_peers_read_the_pixels_that_our_loader_reads(zipped, tmp_path):
             file.write(head + rng.integers(0, 10, shape, np.uint8).tobytes())
         files.append(str(path))
     begin = f"import numpy as np\nfiles = {files!r}\n"
-    end = scripts.PIXELS + "print(x.shape, x.dtype, y.dtype, x.sum(axis=1).tolist(), y.tolist())"
-    ours, theirs = (run(begin + scripts.MNIST[who] + end) for who in ("gpumlp", "others"))
+    end = "\nprint(x.shape, x.dtype, y.dtype, x.sum(axis=1).tolist(), y.tolist())"
+    ours, theirs = (
+        run(f"{begin}{scripts.MNIST[who]}{scripts.PIXELS[who]}x = x * np.float32({scale}){end}")
+        for who, scale in (("gpumlp", 1 / 255), ("others", 1))
+    )
     assert ours == theirs
     assert ours[0].startswith("(5, 784) float32 int64 ")
 

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.skipif(load_native()[0] is None, reason=f"native: {load
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
-OF_ROWS = ("begin_step", "gather", "clip_rows")  # data, tables and weights are in C order
+OF_ROWS = (
+    "begin_step",
+    "gather",
+    "gather_scaled",
+    "clip_rows",
+)  # data, tables and weights are in C order
 
 
 class Spy(CpuBackend):

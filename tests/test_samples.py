@@ -32,6 +32,22 @@ def test_arrays_of_the_right_type_are_taken_without_a_copy():
     assert taken.sample_weight is taken.loss_weight is weight
 
 
+def test_bytes_stay_bytes_and_other_numbers_are_scaled_at_once():
+    x, y = RNG.integers(0, 256, (ROWS, 4), np.uint8), np.zeros((ROWS, 3))
+    taken = as_samples(MODEL, MeanSquaredError(), x, y, scale=0.5)
+    assert taken.x is x
+    assert taken.scale == 0.5
+    for dtype in (np.float32, np.int64, "f8"):
+        taken = as_samples(MODEL, MeanSquaredError(), x.astype(dtype), y, scale=0.5)
+        np.testing.assert_array_equal(taken.x, np.float32(0.5) * x)
+        assert (taken.x.dtype, taken.scale) == (np.float32, 1.0)
+
+
+def test_what_overflows_when_scaled_is_named():
+    with pytest.raises(ValueError, match=r"^x · input_scale has inf at row 0, column 0"):
+        as_samples(MODEL, MeanSquaredError(), np.full((2, 4), 1e30), np.zeros((2, 3)), scale=1e30)
+
+
 def test_the_place_of_nan_is_found_in_many_rows():
     x = np.zeros((10_000, 4))
     x[9_876, 3] = NAN

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -1019,3 +1020,46 @@ def test_small_products_run_on_one_thread_and_the_number_is_given_back(units, li
 def threads():
     """The threads of each BLAS in this process."""
     return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+BYTES = RNG.integers(0, 256, (ROWS, 4), np.uint8)
+
+
+@every_engine
+@pytest.mark.parametrize("backend", ["cpu", Backend(np), FP64], ids=["fused", "plain", "fp64"])
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate": 2}, {"batch_size": "full"}], ids=["batches", "parts", "full"]
+)
+def test_training_on_bytes_is_training_on_scaled_numbers(options, backend, engine):
+    trainers = []
+    for bytes_kept in (True, False):
+        trainer = trainer_of(Adam(0.01), 0.2, backend, engine=engine, input_scale=0.01, **options)
+        dtype = trainer.model.backend.dtype
+        x = BYTES if bytes_kept else BYTES.astype(dtype)
+        trainer.fit(x, LABELS, epochs=3, validation=(x, LABELS), sample_weight=WEIGHTS)
+        trainers.append((trainer, trainer.evaluate(x, LABELS), trainer.predict(x)))
+    (one, *results), (other, *expected) = trainers
+    assert parameters(one).tobytes() == parameters(other).tobytes()
+    assert one.history.column("val_loss") == other.history.column("val_loss")
+    assert results[0] == expected[0]
+    np.testing.assert_array_equal(results[1], expected[1])
+    scaled = (BYTES * one.model.backend.dtype.type(0.01)).astype(one.model.backend.dtype)
+    np.testing.assert_array_equal(one.model.predict(scaled), one.model.predict(BYTES, 0.01))
+
+
+def test_bytes_take_a_quarter_of_the_memory():
+    x, y = np.zeros((40_000, 784), np.uint8), np.zeros(40_000, int)
+    trainer = Trainer(multilayer_perceptron([784, 2]), SoftmaxCrossEntropy(), SGD(0.1))
+    tracemalloc.start()
+    trainer.fit(x, y, epochs=1, validation=(x, y))
+    trainer.evaluate(x, y)
+    trainer.predict(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes  # a few thousand rows at a time; float32 would be four times as much
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan"), "1", None])
+def test_an_input_scale_is_a_positive_number(scale):
+    with pytest.raises(ValueError, match="input_scale must be > 0 and finite"):
+        trainer_of(input_scale=scale)

@@ -180,6 +180,17 @@ class Backend:
         source.take(index, 0, out, "clip")
 
     @operation
+    def gather_scaled(
+        self, out: Array, source: Array, index: Array, factor: float, scratch: Array
+    ) -> None:
+        """out[i] = factor · source[index[i]]: bytes (N, n) become the numbers of a batch (B, n).
+
+        `scratch` is uint8 (B, n).
+        """
+        self.gather(scratch, source, index)
+        self.xp.multiply(scratch, factor, out=out, dtype=self.dtype)
+
+    @operation
     def normalize(self, out: Array, weights: Array) -> None:
         """out = weights / Σ weights (B,); all zero where the sum is zero."""
         total = weights.sum()

@@ -89,10 +89,28 @@ class FusedBackend(Backend):
         rows = len(index)
         if out.shape != (rows, *source.shape[1:]) or not _copyable(out, source):
             return None
-        if index.dtype != np.int64 or not index.flags.c_contiguous:
+        if not _counts(index):
             return None
         size = out.nbytes // max(rows, 1)
         return self.kernel("gather", out=out, source=source, index=index, rows=rows, bytes=size)
+
+    def _bind_gather_scaled(
+        self, out: Array, source: Array, index: Array, factor: float, scratch: Array
+    ) -> Call | None:
+        rows, columns = len(index), source.shape[1]
+        if out.shape != (rows, columns) or out.dtype != np.float32 or source.dtype != np.uint8:
+            return None
+        if not (out.flags.c_contiguous and source.flags.c_contiguous and _counts(index)):
+            return None
+        return self.kernel(
+            "gather_scaled",
+            out=out,
+            source=source,
+            index=index,
+            factor=factor,
+            rows=rows,
+            columns=columns,
+        )
 
     def _bind_normalize(self, out: Array, weights: Array) -> Call | None:
         if not self._fits(out.shape, out, weights):
@@ -360,6 +378,11 @@ def _together(calls: list[Call | None]) -> Call | None:
 def _copyable(one: Array, other: Array) -> bool:
     """Whether rows can be copied from one to the other as bytes."""
     return bool(one.dtype == other.dtype and one.flags.c_contiguous and other.flags.c_contiguous)
+
+
+def _counts(index: Array) -> bool:
+    """Whether kernels take these row numbers."""
+    return bool(index.dtype == np.int64 and index.flags.c_contiguous)
 
 
 def _weighs(weight: Scalar, rows: tuple[int, ...]) -> bool:

@@ -30,6 +30,7 @@ class Batches:
         host_weight: the same on the host.
         count_weight: what a row counts in the accuracy, (N,); None: as in `weight`.
         host_count_weight: the same on the host.
+        scale: what x is multiplied by where it holds bytes (uint8).
         size: rows of a micro-batch; N or more means the whole data at once, without a copy.
         accumulate: micro-batches whose gradients make one update.
         shuffle: whether each epoch has its own order, a function of (seed, epoch).
@@ -45,6 +46,7 @@ class Batches:
     host_weight: np.ndarray | None = None
     count_weight: Array | None = None
     host_count_weight: np.ndarray | None = None
+    scale: float = 1.0
     position: int = 0  # steps of this epoch that were taken
 
     def __post_init__(self) -> None:
@@ -119,6 +121,8 @@ class TrainingStep:
         self.model, self.loss, self.optimizer, self.batches = model, loss, optimizer, batches
         self.backend: Backend = model.backend
         optimizer.bind(model.flat, self.backend)
+        if batches.whole and batches.x.dtype == np.uint8:
+            batches.x = self.backend.asarray(batches.x) * batches.scale
         self.writes_through = optimizer.writes_through and batches.accumulate == 1
         backend, effective = self.backend, batches.effective
         self._clock = backend.zeros((), np.int64)
@@ -184,7 +188,7 @@ class TrainingStep:
         factors: Array | None,
     ) -> None:
         """Forward, loss and backward over the rows `part` of an effective batch of `rows` rows."""
-        x = self._rows(backend, self.batches.x, part)
+        x = self._inputs(backend, part)
         target = self._rows(backend, self.batches.target, part)
         keys = self._keys if self.model.has_dropout else None
         z = self.model.forward(x, keys=keys, first_row=part.start, backend=backend)
@@ -203,6 +207,19 @@ class TrainingStep:
         if self.writes_through:
             into = self.optimizer.sink
         self.model.backward(dz, into=into, input_gradient=False, backend=backend)
+
+    def _inputs(self, backend: Backend, part: slice) -> Array:
+        """Gather rows of x, as numbers."""
+        source = self.batches.x
+        if source.dtype != np.uint8:
+            return self._rows(backend, source, part)
+        index = self._index[part]
+        out, scratch = (
+            backend.empty((len(index), source.shape[1]), dtype, order="C")
+            for dtype in (None, np.uint8)
+        )
+        backend.gather_scaled(out, source, index, self.batches.scale, scratch)
+        return out
 
     def _rows(self, backend: Backend, source: Array, part: slice) -> Array:
         """Gather rows of the data; the data itself where a step uses all of it."""
