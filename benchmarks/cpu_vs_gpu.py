@@ -17,11 +17,11 @@ from typing import Any
 from figure import check_folders, check_plot, plot_batches
 from problem import EPOCH_ROWS, Net, Problem, update_norms
 from report import OURS, Row, device_table, make_rows, paired_ratio
-from rounds import CHECK_STEPS, QUICK_ROWS, Bench, CheckError, check, say
+from rounds import CHECK_STEPS, QUICK_ROWS, Bench, check, exit_code_of, say
 from training import NETS
-from worker import Worker, WorkerError
+from worker import Worker
 
-from gpumlp import GpumlpError, get_backend
+from gpumlp import get_backend
 from gpumlp.environment import describe
 from gpumlp.errors import DeviceError
 
@@ -173,15 +173,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 1 a worker failed, 5 no device, 6 no file, 7 a device is wrong."""
+    """Return the exit code, see `exit_code_of`."""
     options = parse(arguments)
-    try:
-        run(options)
-    except (WorkerError, CheckError, GpumlpError, OSError) as error:
-        say(str(error))
-        codes = {WorkerError: 1, CheckError: 7}
-        return codes.get(type(error), getattr(error, "exit_code", 6))
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

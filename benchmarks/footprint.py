@@ -24,7 +24,8 @@ from time import perf_counter
 from figure import check_folders
 from footprint_scripts import DONE, Command, command, epoch, first_step, import_of
 from report import OURS, Row, footprint_table, paired_ratio, summary
-from rounds import environment_of, say
+from rounds import environment_of, exit_code_of, say
+from worker import WorkerError
 
 import gpumlp
 from gpumlp import GpumlpError
@@ -75,7 +76,7 @@ def lines_of(command: Command) -> list[tuple[float, str]]:
         assert process.stdout is not None
         lines = [(perf_counter() - began, line.rstrip()) for line in process.stdout]
     if process.returncode:
-        raise RuntimeError("\n".join([*map(str, command), *(line for _, line in lines)]))
+        raise WorkerError("\n".join([*map(str, command), *(line for _, line in lines)]))
     return lines
 
 
@@ -90,7 +91,7 @@ def until_step(command: Command) -> float:
     for seconds, line in lines:
         if line.startswith(DONE):
             return seconds
-    raise RuntimeError(f"{' '.join(command)}: no line begins with {DONE!r}: {lines}")
+    raise WorkerError(f"{' '.join(command)}: no line begins with {DONE!r}: {lines}")
 
 
 def in_turn(
@@ -194,14 +195,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 1 a script failed, 5 no device, 6 no file."""
+    """Return the exit code, see `exit_code_of`."""
     options = parse(arguments)
-    try:
-        run(options)
-    except (RuntimeError, GpumlpError, OSError) as error:
-        say(str(error))
-        return getattr(error, "exit_code", 1 if isinstance(error, RuntimeError) else 6)
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import numpy as np
 from figure import check_folders, check_plot, plot_kernels
 from kernel_cases import CASES, OUT_OF_CACHE, QUICK_DIVISOR, SIZES, Case, Maker
 from report import Row, cpu_model, kernel_table, paired_ratio, summary
-from rounds import CheckError, say
+from rounds import CheckError, exit_code_of, say
 
-from gpumlp import GpumlpError, get_backend
+from gpumlp import get_backend
 from gpumlp.backend import Array, Backend
 from gpumlp.environment import describe
 
@@ -265,14 +265,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 5 no device, 6 no file, 7 a kernel computes something else."""
+    """Return the exit code, see `exit_code_of`."""
     options = parse(arguments)
-    try:
-        run(options)
-    except (CheckError, GpumlpError, OSError) as error:
-        say(str(error))
-        return 7 if isinstance(error, CheckError) else getattr(error, "exit_code", 6)
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -2,22 +2,24 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import sleep
 from typing import Any
 
 from problem import EPOCH_ROWS, Net
 from report import OURS, Row, cpu_model, make_rows
-from worker import Worker
+from worker import Worker, WorkerError
 
-from gpumlp import get_backend
+from gpumlp import GpumlpError, get_backend
 from gpumlp.environment import describe
 
 CHECK_STEPS = 3
 PARAMETER_TOLERANCE = 1e-3  # relative, of how far those steps moved each parameter
 LOSS_TOLERANCE = 1e-4  # relative; float32 leaves 1e-9 with SGD, 2e-5 with Adam
-PAUSE = 0.05  # seconds in which a contender's idle threads stop spinning before the next one runs
+# seconds in which a contender's idle threads stop spinning before the next one runs: OpenBLAS's
+# (NumPy's and SciPy's) were seen to take 0.12
+PAUSE = 0.15
 QUICK_ROWS = 3_000
 LONGEST_EPOCH = 15.0  # seconds of the first one with compilation, see `Bench`
 LONGEST_TURN = 1.5  # seconds of a turn of steps, unless a single step takes longer
@@ -59,7 +61,7 @@ class Bench:
         self.device, self.quick = device, quick
         self.turn = 0.05 if quick else 0.2  # seconds that a contender steps in a round
         self.rounds = rounds or (3 if quick else 9)
-        self.patience = float("inf") if rounds else 5.0 if quick else 130.0
+        self.patience = float("inf") if rounds else 5.0 if quick else 120.0
         self.peak = 0.0  # operations per second of a large product, the most that was seen
         self.starts: list[Row] = []
         self.data_rows: dict[str, int] = {}
@@ -181,6 +183,20 @@ def environment_of(device: str, workers: Mapping[str, Worker]) -> dict[str, Any]
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "systems": {system: worker.about for system, worker in workers.items()},
     }
+
+
+def exit_code_of(run: Callable[[], None]) -> int:
+    """Run a benchmark; where it fails, say why. Returns the exit code.
+
+    1: a contender failed, 3: its data, 5: no device, 6: no file, 7: something is computed wrongly.
+    """
+    try:
+        run()
+    except (WorkerError, CheckError, GpumlpError, OSError) as error:
+        say(str(error))
+        codes = {WorkerError: 1, CheckError: 7}
+        return codes.get(type(error), getattr(error, "exit_code", 6))
+    return 0
 
 
 def say(text: str) -> None:

@@ -21,11 +21,11 @@ import numpy as np
 from figure import check_folders, check_plot, plot_learning
 from problem import ACTIVATIONS, Net, load_images
 from report import OURS, Row, accuracy_table, paired_ratio, summary
-from rounds import CHECK_STEPS, PAUSE, CheckError, check, environment_of, say
+from rounds import CHECK_STEPS, PAUSE, CheckError, check, environment_of, exit_code_of, say
 from training import choose, choose_peers, systems_of
-from worker import Worker, WorkerError
+from worker import Worker
 
-from gpumlp import GpumlpError, get_backend
+from gpumlp import get_backend
 
 TASKS = {  # data: net, optimizer, learning rate, accuracy
     "mnist": ("784-300-10@64", "adam", 2e-3, 0.98),
@@ -160,15 +160,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 1 a contender failed, 3 data, 5 device, 6 file, 7 a peer differs."""
+    """Return the exit code, see `exit_code_of`."""
     options = parse(arguments)
-    try:
-        run(options)
-    except (WorkerError, CheckError, GpumlpError, OSError) as error:
-        say(str(error))
-        codes = {WorkerError: 1, CheckError: 7}
-        return codes.get(type(error), getattr(error, "exit_code", 6))
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from pathlib import Path
 from figure import check_folders, check_plot, plot_ratios
 from problem import Net
 from report import OURS, start_table, table
-from rounds import Bench, CheckError, say
-from worker import SYSTEMS, Worker, WorkerError
+from rounds import Bench, exit_code_of, say
+from worker import SYSTEMS, Worker
 
-from gpumlp import GpumlpError, get_backend
+from gpumlp import get_backend
 
 EPOCH_NETS = ["784-30-10@10", "784-128-10@64", "784-500-500-10@100"]
 STEP_NETS = [*EPOCH_NETS, "784-1024-1024-1024-10@256"]
@@ -136,15 +136,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 1 a contender failed, 5 no device, 6 no file, 7 a peer differs."""
+    """Return the exit code, see `exit_code_of`."""
     options = parse(arguments)
-    try:
-        run(options)
-    except (WorkerError, CheckError, GpumlpError, OSError) as error:
-        say(str(error))
-        codes = {WorkerError: 1, CheckError: 7}
-        return codes.get(type(error), getattr(error, "exit_code", 6))
-    return 0
+    return exit_code_of(lambda: run(options))
 
 
 if __name__ == "__main__":

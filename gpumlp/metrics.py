@@ -8,9 +8,8 @@ out of range, raise ValueError. A metric that is undefined (no samples, one clas
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -214,8 +213,7 @@ def r2(target: ArrayLike, prediction: ArrayLike, sample_weight: Weights = None) 
     return float(np.mean(np.where(constant, error == 0, explained)))
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """What `evaluate` has to know about a metric.
 
     `needs` says which prediction `function` takes: predicted labels, or the scores themselves

@@ -11,7 +11,7 @@ from .model import Sequential
 BLOCK_ROWS = 4096
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Samples:
     """Rows of data as training and evaluation take them, all on one device.
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import footprint  # noqa: E402
 import footprint_scripts as scripts  # noqa: E402
 from tables import footprint_lines  # noqa: E402
+from worker import WorkerError  # noqa: E402
 
 from gpumlp.data.mnist import STEMS  # noqa: E402
 
@@ -128,7 +129,7 @@ def test_an_editable_install_counts_the_files_of_the_checkout(monkeypatch):
 
 
 def test_a_script_without_a_first_step_is_an_error():
-    with pytest.raises(RuntimeError, match="no line begins with 'epoch 1'"):
+    with pytest.raises(WorkerError, match="no line begins with 'epoch 1'"):
         footprint.until_step(scripts.python("print('hello')"))
 
 

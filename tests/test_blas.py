@@ -36,8 +36,8 @@ def test_a_product_in_any_memory_order_equals_that_of_numpy(orders, kernels, m, 
 def test_factors_in_memory_are_read_at_every_run(kernels):
     backend = CpuBackend(kernels)
     a = np.eye(3, dtype=np.float32)
-    c, alpha, beta = np.ones((3, 3), np.float32), np.float32([1])[0:1].reshape(()), np.float32(0)
-    beta = np.array(beta)
+    c = np.ones((3, 3), np.float32)
+    alpha, beta = np.array(1, np.float32), np.array(0, np.float32)
     call = backend.bind("matmul", c, a, a, alpha, beta)
     call()
     np.testing.assert_array_equal(c, a)
@@ -70,7 +70,7 @@ def test_what_blas_cannot_do_is_left_to_numpy(c, a, b):
     assert plan_product(c, a, b) is None
 
 
-def test_products_without_rows_or_inner_size_are_numpys(monkeypatch):
+def test_products_without_rows_or_inner_size_are_numpys():
     backend = CpuBackend()
     c = np.full((2, 3), 7, np.float32)
     backend.matmul(c, np.zeros((2, 0), "f"), np.zeros((0, 3), "f"))

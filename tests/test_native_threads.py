@@ -27,7 +27,7 @@ ROWS, COLUMNS, INNER = 37, 53, 29
 @pytest.fixture
 def all_shared(monkeypatch):
     """Let threads share kernels of any size."""
-    monkeypatch.setattr(native, "SHARED", dict.fromkeys(SHARED, 0))
+    monkeypatch.setattr(native, "SHARED", dict.fromkeys(SHARED, 1))
 
 
 @pytest.fixture
@@ -100,12 +100,12 @@ def test_a_product_in_parts_has_every_entry(m, n, transposes, three_threads):
     np.testing.assert_allclose(c, expected, 0, 1e-5)
 
 
-def test_small_work_is_not_shared():
+def test_a_part_is_worth_waiting_for():
     for name, least in SHARED.items():
         arguments = arguments_of(name)
         kinds = LIBRARY._kernel(name)[1]
         size = prod(arguments[s] for s in SIZES if kinds.get(s) in ("size_t", "int64"))
-        assert LIBRARY.bind(name, arguments, 4).parts == (4 if size >= least else 1)
+        assert LIBRARY.bind(name, arguments, 4).parts == min(4, max(1, 2 * size // least))
     assert LIBRARY.bind("tick", {"clock": np.zeros((), np.int64)}, 4).parts == 1
 
 

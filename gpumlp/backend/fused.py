@@ -272,17 +272,21 @@ class FusedBackend(Backend):
 
     # ---------------------------------------------------------------- update
 
-    def _bind_scale(self, w: Array, factor: Scalar) -> Call | None:
-        if not self._fits(w.shape, w):
+    def _of_vectors(self, name: str, arrays: dict[str, Array], **numbers: Any) -> Call | None:
+        """Return a kernel of vectors of equal length bound to its arguments."""
+        first = next(iter(arrays.values()))
+        if not self._fits(first.shape, *arrays.values()):
             return None
-        return self.kernel("scale", w=w, factor=factor, n=w.size)
+        return self.kernel(name, **arrays, **numbers, n=first.size)
+
+    def _bind_scale(self, w: Array, factor: Scalar) -> Call | None:
+        return self._of_vectors("scale", {"w": w}, factor=factor)
 
     def _bind_add_penalty(
         self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
     ) -> Call | None:
-        if not self._fits(w.shape, g, w):
-            return None
-        return self.kernel("add_penalty", g=g, w=w, weight_decay=weight_decay, l1=l1, n=w.size)
+        vectors = {"g": g, "w": w}
+        return self._of_vectors("add_penalty", vectors, weight_decay=weight_decay, l1=l1)
 
     def _bind_clip_norm(self, g: Array, limit: float, scratch: Array) -> Call | None:
         if not self._fits(g.shape, g):
@@ -304,39 +308,28 @@ class FusedBackend(Backend):
         return self.kernel("clip_rows", w=w, limit=limit, rows=w.shape[0], columns=w.shape[1])
 
     def _bind_sgd_step(self, w: Array, g: Array, lr: Scalar, scratch: Array) -> Call | None:
-        if not self._fits(w.shape, w, g):
-            return None
-        return self.kernel("sgd_step", w=w, g=g, lr=lr, n=w.size)
+        return self._of_vectors("sgd_step", {"w": w, "g": g}, lr=lr)
 
     def _bind_momentum_step(
         self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
     ) -> Call | None:
-        if not self._fits(w.shape, w, v, g):
-            return None
-        return self.kernel("momentum_step", w=w, v=v, g=g, lr=lr, mu=momentum, n=w.size)
+        return self._of_vectors("momentum_step", {"w": w, "v": v, "g": g}, lr=lr, mu=momentum)
 
     def _bind_nesterov_step(
         self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
     ) -> Call | None:
-        if not self._fits(w.shape, w, v, g):
-            return None
-        return self.kernel("nesterov_step", w=w, v=v, g=g, lr=lr, mu=momentum, n=w.size)
+        return self._of_vectors("nesterov_step", {"w": w, "v": v, "g": g}, lr=lr, mu=momentum)
 
     def _bind_adagrad_step(
         self, w: Array, s: Array, g: Array, lr: Scalar, eps: float, scratch: Array
     ) -> Call | None:
-        if not self._fits(w.shape, w, s, g):
-            return None
-        return self.kernel("adagrad_step", w=w, s=s, g=g, lr=lr, eps=eps, n=w.size)
+        return self._of_vectors("adagrad_step", {"w": w, "s": s, "g": g}, lr=lr, eps=eps)
 
     def _bind_rmsprop_step(
         self, w: Array, s: Array, g: Array, lr: Scalar, rho: float, eps: float, scratch: Array
     ) -> Call | None:
-        if not self._fits(w.shape, w, s, g):
-            return None
-        return self.kernel(
-            "rmsprop_step", w=w, s=s, g=g, lr=lr, rho=rho, one_less_rho=1 - rho, eps=eps, n=w.size
-        )
+        numbers = {"lr": lr, "rho": rho, "one_less_rho": 1 - rho, "eps": eps}
+        return self._of_vectors("rmsprop_step", {"w": w, "s": s, "g": g}, **numbers)
 
     def _bind_adam_step(
         self,
@@ -350,14 +343,9 @@ class FusedBackend(Backend):
         eps: float,
         scratch: Array,
     ) -> Call | None:
-        if not self._fits(w.shape, w, m, v, g):
-            return None
-        return self.kernel(
+        return self._of_vectors(
             "adam_step",
-            w=w,
-            m=m,
-            v=v,
-            g=g,
+            {"w": w, "m": m, "v": v, "g": g},
             lr=lr,
             correction=correction,
             beta1=betas[0],
@@ -365,7 +353,6 @@ class FusedBackend(Backend):
             beta2=betas[1],
             one_less_beta2=1 - betas[1],
             eps=eps,
-            n=w.size,
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ POINTERS: dict[str, Any] = {  # C type → type of an array's entries; bytes may
     "uint8*": None,
 }
 
-# Kernels that may be run in parts, one for each thread, and the size from which on that is worth
-# the waiting: about 5 µs of work. The size is the product of these parameters.
+# Kernels that may be run in parts, one for each thread, and the size that is worth two of them:
+# about 5 µs of work. The size is the product of these parameters.
 SIZES = ("n", "rows", "columns", "bytes", "m", "k")
 SHARED = {
     "gemm": 200_000,
@@ -174,7 +174,8 @@ class NativeLibrary:
         size = prod(
             arguments[name] for name in SIZES if parameters.get(name) in ("size_t", "int64")
         )
-        parts = threads if size >= SHARED.get(name, float("inf")) else 1
+        worth = int(2 * size / SHARED.get(name, inf))
+        parts = max(1, min(threads, worth))
         return NativeCall(name, function, slots, arguments, parts, self._library.gpumlp_run)
 
     def sequence(self, calls: Sequence[NativeCall]) -> "NativeSequence":

@@ -6,16 +6,14 @@ linear output.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .activations import Array, get_activation
 
 Formula = Callable[[Any, Array, Array, Array, Array, float], None]
 
 
-@dataclass(frozen=True)
-class Pointwise:
+class Pointwise(NamedTuple):
     """A loss of one output entry and its derivative by z."""
 
     name: str

@@ -20,7 +20,7 @@ from ..parameters import accumulating_sink, gradient_sink
 from ..randomness import dropout_keys, permutation
 
 
-@dataclass
+@dataclass(eq=False)
 class Batches:
     """The rows of the training data in the order of an epoch.
 
