@@ -11,11 +11,14 @@ EXPORT void* PyInit__gpumlp_native() { return nullptr; }
 
 // ---------------------------------------------------------------- a recorded step
 
-// Runs all calls in order, `times` times, by so many threads: as many as the most parts of a call.
-// The last two are BLAS's functions that read and set its own number of threads.
+// Runs all calls in order, `times` times, by at most so many threads. The last two are BLAS's
+// functions that read and set its own number of threads.
 EXPORT void gpumlp_run(const Call* calls, size_t count, size_t times, size_t threads,
                        int (*blas_threads)(), void (*set_blas_threads)(int)) {
-    if (threads > 1) {
+    size_t parts = 1;
+    for (size_t i = 0; i < count; ++i) parts = calls[i].parts > parts ? calls[i].parts : parts;
+    if (threads > parts) threads = parts;
+    if (parts > 1) {
         team->run({calls, count, times, threads}, {blas_threads, set_blas_threads});
     } else {
         for (size_t time = 0; time < times; ++time)

@@ -51,6 +51,7 @@ SHARED = {
     "scale": 30_000,
     "add_penalty": 30_000,
 }
+WORTH_WAKING = 20  # times that size: what a call by itself is before it wakes sleeping threads
 
 
 class NativeCall:
@@ -60,20 +61,19 @@ class NativeCall:
     depend on which thread runs which part, only those of products on how many parts there are.
     """
 
-    __slots__ = ("_arguments", "_function", "_run", "_slots", "name", "parts")
+    __slots__ = ("_arguments", "_function", "_run", "_slots", "_threads", "name", "parts")
 
     def __init__(
-        self,
-        name: str,
-        function: Any,
-        slots: Any,
-        arguments: dict[str, Any],
-        parts: int,
-        run: Any,
+        self, name: str, function: Any, slots: Any, arguments: dict[str, Any], run: Any
     ) -> None:
-        self.name, self.parts = name, parts
-        self._function, self._slots, self._arguments = function, slots, arguments
-        self._run = run
+        self.name, self._function, self.parts = name, function, 1
+        self._slots, self._arguments, self._run, self._threads = slots, arguments, run, 1
+
+    def share(self, size: int, threads: int) -> None:
+        """Cut work of that size into as many parts as it is worth."""
+        worth = size / SHARED.get(self.name, inf)
+        self.parts = max(1, min(threads, int(2 * worth)))
+        self._threads = self.parts if worth >= WORTH_WAKING else 1
 
     def __repr__(self) -> str:
         return f"NativeCall({self.name!r})"
@@ -83,7 +83,7 @@ class NativeCall:
         if self.parts == 1:
             self._function(self._slots)
         else:
-            NativeSequence(self._run, [self])()
+            NativeSequence(self._run, [self], self._threads)()
 
     @property
     def entry(self) -> tuple[int, int, int]:
@@ -95,12 +95,12 @@ class NativeCall:
 class NativeSequence:
     """Native calls that the library runs one after another, as often as asked."""
 
-    def __init__(self, run: Any, calls: Sequence[NativeCall]) -> None:
+    def __init__(self, run: Any, calls: Sequence[NativeCall], threads: int) -> None:
         entries = list(chain(*(call.entry for call in calls)))
         self.calls = tuple(calls)
         self._run, self._count = run, ctypes.c_size_t(len(calls))
         self._table = (ctypes.c_uint64 * len(entries))(*entries)
-        self._threads = ctypes.c_size_t(max((call.parts for call in calls), default=1))
+        self._threads = ctypes.c_size_t(threads)
         self._blas_threads = find_threads() or (None, None)
 
     def __call__(self, times: int = 1) -> None:
@@ -171,16 +171,15 @@ class NativeLibrary:
                 elif dtype is not None and value.dtype != dtype:
                     raise TypeError(f"kernel {name}: {parameter} has {value.dtype}, not {dtype}")
                 slots[i] = value.__array_interface__["data"][0]
-        size = prod(
-            arguments[name] for name in SIZES if parameters.get(name) in ("size_t", "int64")
-        )
-        worth = int(2 * size / SHARED.get(name, inf))
-        parts = max(1, min(threads, worth))
-        return NativeCall(name, function, slots, arguments, parts, self._library.gpumlp_run)
+        call = NativeCall(name, function, slots, arguments, self._library.gpumlp_run)
+        sizes = (arguments[n] for n in SIZES if parameters.get(n) in ("size_t", "int64"))
+        call.share(prod(sizes), threads)
+        return call
 
     def sequence(self, calls: Sequence[NativeCall]) -> "NativeSequence":
         """Return calls as one that the library runs by itself."""
-        return NativeSequence(self._library.gpumlp_run, calls)
+        threads = max((call.parts for call in calls), default=1)
+        return NativeSequence(self._library.gpumlp_run, calls, threads)
 
 
 @cache
