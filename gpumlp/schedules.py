@@ -168,7 +168,7 @@ class OneCycle(Schedule):
         return np.where(phase < 1, rise, fall)
 
 
-@dataclass(eq=False)
+@dataclass
 class Plateau(Schedule):
     """Multiply by `factor` when the observed value has not improved for more than `patience` times.
 
