@@ -154,8 +154,8 @@ def _check_finite(name: str, array: Array, backend: Backend) -> None:
     if array.flags.c_contiguous:
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            # one pass, not by BLAS, whose threads would spin for a tenth of a second afterwards; where
-            # it overflows there is a second look
+            # one pass, not by BLAS, whose threads would spin for a tenth of a second afterwards;
+            # where it overflows there is a second look
             squares = float(backend.xp.einsum("i,i->", flat, flat))
         if np.isfinite(squares):
             return
