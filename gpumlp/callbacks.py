@@ -25,7 +25,7 @@ def greater_is_better(monitor: str) -> bool:
     return metric is not None and metric.greater_is_better
 
 
-@dataclass(eq=False)
+@dataclass
 class EarlyStopping(Callback):
     """Stop when a monitored quantity has not improved for `patience` epochs (Prechelt 1998).
 

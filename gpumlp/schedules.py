@@ -54,7 +54,7 @@ class Schedule(ABC):
             raise ValueError(f"a {type(self).__name__} schedule has no state {sorted(state)}")
 
 
-@dataclass(eq=False)
+@dataclass
 class Constant(Schedule):
     """The base learning rate throughout: factor 1.
 
@@ -67,7 +67,7 @@ class Constant(Schedule):
         return np.ones_like(step)
 
 
-@dataclass(eq=False)
+@dataclass
 class Step(Schedule):
     """Multiply by gamma once every `every` steps: gamma^⌊step / every⌋.
 
@@ -88,7 +88,7 @@ class Step(Schedule):
         return np.power(self.gamma, np.floor_divide(step, self.every))
 
 
-@dataclass(eq=False)
+@dataclass
 class Exponential(Schedule):
     """Decay smoothly, by gamma over every `every` steps: gamma^(step / every).
 
@@ -109,7 +109,7 @@ class Exponential(Schedule):
         return np.power(self.gamma, step / self.every)
 
 
-@dataclass(eq=False)
+@dataclass
 class Cosine(Schedule):
     """Half a cosine from 1 down to `floor`, which is reached at step `total_steps` and kept.
 
@@ -133,7 +133,7 @@ class Cosine(Schedule):
         return _anneal(1.0, self.floor, np.minimum(step / self.total_steps, 1.0))
 
 
-@dataclass(eq=False)
+@dataclass
 class OneCycle(Schedule):
     """Rise from `start` to 1 and fall to `end`, both along half a cosine.
 
@@ -241,7 +241,7 @@ class Plateau(Schedule):
             setattr(self, f"_{name}", value)
 
 
-@dataclass(eq=False)
+@dataclass
 class Warmup(Schedule):
     """Multiply another schedule by min((step + 1) / warmup_steps, 1): a linear start.
 

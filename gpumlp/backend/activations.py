@@ -6,15 +6,17 @@ terms of a; one that keeps its input z needs both arrays.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import pi, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the two share no base class
 
 
-class Activation(NamedTuple):
+@dataclass(frozen=True)
+class Activation:
     """A function σ, its derivative, and which of z and a the derivative is written in.
 
     `forward(xp, a, z)` writes a = σ(z). `derivative(xp, d, kept, scratch)` writes d = σ'(z) from

@@ -97,7 +97,7 @@ class FusedBackend(Backend):
     def _bind_gather_scaled(
         self, out: Array, source: Array, index: Array, factor: float, scratch: Array
     ) -> Call | None:
-        rows, columns = len(index), source.shape[1]
+        rows, columns = len(index), source.shape[-1]
         if out.shape != (rows, columns) or out.dtype != np.float32 or source.dtype != np.uint8:
             return None
         if not (out.flags.c_contiguous and source.flags.c_contiguous and _counts(index)):

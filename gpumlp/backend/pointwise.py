@@ -6,14 +6,16 @@ linear output.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from .activations import Array, get_activation
 
 Formula = Callable[[Any, Array, Array, Array, Array, float], None]
 
 
-class Pointwise(NamedTuple):
+@dataclass(frozen=True)
+class Pointwise:
     """A loss of one output entry and its derivative by z."""
 
     name: str
