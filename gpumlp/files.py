@@ -1,11 +1,21 @@
-"""Write files so that a reader finds the old content or the new one, never half of either."""
+"""Where files are kept, and how they are written: a reader finds old content or new, never half."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import FileError
+
+
+def cache_folder() -> Path:
+    """Return where files are kept that can be made again: ~/.cache/gpumlp.
+
+    XDG_CACHE_HOME, and LOCALAPPDATA on Windows, replace ~/.cache.
+    """
+    caches = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(caches or os.path.expanduser("~/.cache")) / "gpumlp"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudaBackend
 from hypothesis import settings
 
 from gpumlp.backend import Backend, CpuBackend, get_backend
@@ -19,6 +20,7 @@ BACKENDS = {
     "cpu-numpy": lambda: CpuBackend(kernels=False),  # as without a compiler
     "cpu-plain": lambda: Backend(np),  # the plain formulas in float32
     "cpu-fp64": lambda: get_backend("cpu", "fp64"),
+    "cuda-stand-in": lambda: FakeCudaBackend(),  # the GPU's kernels on fibers, see fake_cuda.py
     "cuda-fp32": lambda: get_backend("cuda"),
 }
 MARKS = {"cuda-fp32": pytest.mark.gpu}

@@ -16,85 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp.backend.kernel_sources import kernel_folder
-
-# ------------------------------------------------------------- grids and blocks, by shape
-
-THREADS = 256
-BLOCKS = 2048  # at most: enough for several on every multiprocessor; threads go on from there
-
-
-def ceil_div(a, b):
-    return -(-a // b)
-
-
-def blocks_for(threads, per_block, most=BLOCKS):
-    return min(max(ceil_div(threads, per_block), 1), most)
-
-
-def power_of_two(n):
-    """Return the smallest power of two that is not below n."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
-def flat(n, most=BLOCKS):
-    """A thread for four entries of a vector."""
-    return (blocks_for(n, 4 * THREADS, most),), (THREADS,)
-
-
-def matrix(rows, columns, rows_each=2):
-    """A thread for four columns (one where they are no multiple of four) and so many rows."""
-    vectors = columns // 4 if columns % 4 == 0 else columns
-    x = min(power_of_two(vectors), 32)
-    y = THREADS // x
-    across = blocks_for(vectors, x, most=1024)  # as many as there are tickets
-    return (across, blocks_for(rows, rows_each * y, max(BLOCKS // across, 1))), (x, y)
-
-
-def teams(rows, columns):
-    """A team of at most 32 lanes for a row."""
-    lanes = min(power_of_two(columns), 32)
-    return (blocks_for(rows * lanes, 128),), (128,)
-
-
-def copies(rows, units):
-    """A thread for up to four units of a row."""
-    x = min(power_of_two(units), THREADS)
-    y = THREADS // x
-    across = blocks_for(units, 4 * x)
-    return (across, blocks_for(rows, y, max(BLOCKS // across, 1))), (x, y)
-
-
-def units(size, *widths):
-    """Return how many accesses of the first of these widths that divides it a row takes."""
-    return size // next(width for width in (*widths, 1) if size % width == 0)
-
-
-LAUNCH = {  # kernel -> its whole-number arguments by name -> grid, block
-    "sgd_step": lambda n, **_: flat(n),
-    "momentum_step": lambda n, **_: flat(n),
-    "nesterov_step": lambda n, **_: flat(n),
-    "adagrad_step": lambda n, **_: flat(n),
-    "rmsprop_step": lambda n, **_: flat(n),
-    "adam_step": lambda n, **_: flat(n),
-    "scale": lambda n, **_: flat(n),
-    "add_penalty": lambda n, **_: flat(n),
-    "accumulate": lambda n, **_: flat(n),
-    "bias_activation_forward": lambda rows, columns, **_: matrix(rows, columns),
-    "bias_activation_backward": lambda rows, columns, **_: matrix(rows, columns, rows_each=8),
-    "dropout": lambda rows, columns, **_: matrix(rows, columns),
-    "softmax": lambda rows, columns, **_: teams(rows, columns),
-    "softmax_cross_entropy": lambda rows, columns, **_: teams(rows, columns),
-    "pointwise_loss": lambda rows, columns, **_: teams(rows, columns),
-    "copy_line": lambda bytes, **_: flat(bytes // 4),
-    "tick": lambda **_: ((1,), (1,)),
-    "gather": lambda rows, bytes, **_: copies(rows, units(bytes, 16, 4)),
-    "gather_scaled": lambda rows, columns, **_: copies(rows, units(columns, 4)),
-    "normalize": lambda rows, **_: ((1,), (512,)),
-    "square_sum": lambda n, **_: flat(n, most=1024),  # as many as there are partial sums
-    "clip_scale": lambda n, **_: flat(n),
-    "clip_rows": lambda rows, columns, **_: teams(rows, columns),
-}
+from gpumlp.backend.geometry import LAUNCH
+from gpumlp.backend.kernel_sources import kernel_folder, kernel_source
 
 
 def crowded(name, **arguments):
@@ -161,6 +84,14 @@ def build(folder, sources, optimize="-O1"):
         objects = list(pool.map(compile_one, sources))
     run([compiler, "-shared", *objects, "-o", folder / "kernels.so"])
     return Kernels(folder / "kernels.so", "\n".join(sources.values()))
+
+
+@cache
+def shipped_kernels():
+    """Return every kernel that ships, built once."""
+    folder = Path(tempfile.mkdtemp(prefix="gpumlp-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return build(folder, {name: kernel_source(name) for name in source_names()})
 
 
 def run(command):

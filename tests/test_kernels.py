@@ -5,17 +5,15 @@ from itertools import product
 import numpy as np
 import pytest
 from kernel_checks import CHECKS, NUMBERS, Draw, check_kernel, nothing, random_bits, shapes
-from kernels_on_fibers import LAUNCH, ONE_BLOCK, build, parameters_of, source_names
+from kernels_on_fibers import LAUNCH, ONE_BLOCK, build, parameters_of, shipped_kernels, source_names
 
 from gpumlp.backend import ACTIVATIONS, POINTWISE
 from gpumlp.backend.kernel_sources import kernel_source
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    """Every kernel, built once."""
-    folder = tmp_path_factory.mktemp("kernels")
-    return build(folder, {name: kernel_source(name) for name in source_names()})
+def kernels():
+    return shipped_kernels()
 
 
 def test_every_kernel_is_checked_and_has_a_geometry():

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .activations import Array
+
 COLUMN_MAJOR, NOT_TRANSPOSED, TRANSPOSED = 102, 111, 112
 # NumPy's wheels have the first, builds with 64-bit integers the second, others the third
 NAMES = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "cblas_sgemm")
@@ -44,9 +46,9 @@ class BlasThreads(NamedTuple):
 class Product(NamedTuple):
     """How C ← β C + α A B is asked of a BLAS that has matrices in column-major order."""
 
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
+    a: Array
+    b: Array
+    c: Array
     transpose_a: bool
     transpose_b: bool
     m: int
@@ -57,7 +59,7 @@ class Product(NamedTuple):
     ldc: int
 
 
-def plan_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> Product | None:
+def plan_product(c: Array, a: Array, b: Array) -> Product | None:
     """Return how to ask for C (m, n) ← A (m, k) B (k, n); None where BLAS cannot.
 
     Any mix of C and Fortran order will do, in float32; a C in C order is its transpose, the product
@@ -80,7 +82,7 @@ def plan_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> Product | None:
     return Product(a, b, c, ta, tb, c.shape[0], c.shape[1], a.shape[1], lda, ldb, ldc)
 
 
-def _layout(matrix: np.ndarray) -> tuple[bool, int] | None:
+def _layout(matrix: Array) -> tuple[bool, int] | None:
     """Return (whether column-major order means its transpose, distance of its columns)."""
     rows, columns = matrix.shape
     if matrix.flags.f_contiguous:

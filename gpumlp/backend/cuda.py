@@ -1,18 +1,29 @@
-"""CudaBackend: the operations on an NVIDIA GPU through CuPy, called one by one.
+"""CudaBackend: operations on an NVIDIA GPU, as kernels launched through CuPy and cuBLASLt products.
 
-The only module that imports CuPy, and only when a CUDA device is asked for. Nothing here was run
-on a device yet (see the README); operations are the plain formulas on CuPy arrays, overridden
-where CuPy spells something differently.
+The only module that imports CuPy, and only when a CUDA device is asked for. Where an operation's
+arrays are not what its kernel takes, and in float64, the plain formula runs on CuPy's arrays.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from importlib import import_module
+from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from ..errors import DeviceError
-from .activations import Array
-from .base import Backend, Order
+from ..files import cache_folder
+from .activations import Activation, Array
+from .base import Backend, Call, Order, Plan, Scalar
+from .capture import Capture, CapturedCalls
+from .cublaslt import CublasLt
+from .fused import FusedBackend, flat
+from .launch import KernelCall, Kernels
+from .products import ProductCall, Products
+from .tuning import Choices
 
 INSTALL = 'pip install "cupy-cuda12x[ctk]"  (or cupy-cuda13x: nvidia-smi shows the CUDA version)'
 
@@ -60,26 +71,60 @@ def find_libraries() -> dict[str, str]:
     return paths
 
 
-class CudaBackend(Backend):
+class CupyFormulas(Backend):
+    """The plain formulas where CuPy spells something differently: its `take` has no mode."""
+
+    def begin_step(self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]) -> None:
+        """As in `Backend`; the indices are in range."""
+        for row, table in zip(rows, tables, strict=True):
+            table.take(clock, 0, row)
+        self.xp.add(clock, 1, out=clock)
+
+    def gather(self, out: Array, source: Array, index: Array) -> None:
+        """As in `Backend`; the indices are in range."""
+        source.take(index, 0, out)
+
+
+class CudaBackend(FusedBackend):
     """Arrays and operations on CUDA device `index`, which becomes the thread's current one.
 
-    Raises DeviceError where CuPy, the driver or that device is missing.
+    Work goes to CuPy's current stream, and a recorded step is captured into CUDA graphs.
+
+    Args:
+        index: number of the device.
+        dtype: "float32", or "float64" for checks by the plain formulas.
+        tune: whether algorithms of matrix products are timed, once for each shape (kept in
+            ~/.cache/gpumlp); else the library's favourites are taken.
+
+    `branches` is how many calls of a captured step may run at the same time; it is read when the
+    first step is captured.
+
+    Raises DeviceError where CuPy, the driver, a library or that device is missing.
     """
 
     workspace_order: Order = "C"
+    formulas = CupyFormulas
+    branches = 2
+    compute = "fp32"  # what products are computed in: "tf32" rounds what they read
 
-    def __init__(self, index: int = 0, dtype: str = "float32") -> None:
+    def __init__(self, index: int = 0, dtype: str = "float32", tune: bool = True) -> None:
         devices = count_devices()
         if index >= devices:
             raise DeviceError(f"there is no cuda:{index}; devices found: {devices}")
         cupy = load_cupy()
         super().__init__(cupy, dtype)
-        self.name = f"cuda:{index}"
+        self.name, self.index, self.tune = f"cuda:{index}", index, tune
         self._device = cupy.cuda.Device(index)
         self._device.use()
+        self._kernels = Kernels(cupy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CudaBackend, (int(self.name.partition(":")[2]), self.dtype.name)
+        return CudaBackend, (self.index, self.dtype.name, self.tune)
+
+    @property
+    def device_name(self) -> str:
+        """What NVIDIA calls the device."""
+        return str(self.xp.cuda.runtime.getDeviceProperties(self.index)["name"].decode())
 
     def threads_for(self, operations: float) -> AbstractContextManager[Any]:
         """Change nothing: products run on the GPU."""
@@ -93,12 +138,80 @@ class CudaBackend(Backend):
         """Wait until all work given to the device is done."""
         self._device.synchronize()
 
-    def begin_step(self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]) -> None:
-        """As in `Backend`; CuPy's take has no mode, and the indices are in range."""
-        for row, table in zip(rows, tables, strict=True):
-            table.take(clock, 0, row)
-        self.xp.add(clock, 1, out=clock)
+    def free_memory(self) -> int:
+        """Return how many bytes could still be allocated, CuPy's own reserve included."""
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
 
-    def gather(self, out: Array, source: Array, index: Array) -> None:
-        """As in `Backend`; see `begin_step`."""
-        source.take(index, 0, out)
+    # ------------------------------------------------------------ kernels and products
+
+    def kernel(self, name: str, **arguments: Any) -> Call | None:
+        """As in `FusedBackend`."""
+        return self._kernels.bind(name, arguments)
+
+    @cached_property
+    def products(self) -> Products:
+        """The device's matrix products; DeviceError where cuBLASLt is missing."""
+        path = find_libraries()["cublasLt"]
+        if not path:
+            raise DeviceError(f"cuBLASLt is not found; {INSTALL}")
+        library = CublasLt(path)
+        name = re.sub("[^a-z0-9]+", "-", self.device_name.lower()).strip("-")
+        kept = cache_folder() / "products" / f"{name}-{library.version}.json"
+        return Products(
+            self.xp,
+            library,
+            self.compute,
+            self._capture if self.tune else None,
+            Choices(kept if self.tune else None),
+            lambda number: self._kernels.constant("float*", number),
+        )
+
+    def _bind_matmul(
+        self,
+        out: Array,
+        a: Array,
+        b: Array,
+        alpha: Scalar = 1.0,
+        beta: Scalar = 0.0,
+        scratch: Array = None,
+    ) -> Call | None:
+        return self.products.bind(out, a, b, alpha, beta) if self.dtype == np.float32 else None
+
+    def _bind_bias_activation_backward(
+        self,
+        dz: Array,
+        bias_sink: Array | None,
+        da: Array,
+        kept: Array,
+        activation: Activation,
+        alpha: Scalar = 1.0,
+        beta: Scalar = 0.0,
+        scratch: Array = None,
+    ) -> Call | None:
+        scratch = self.scratch(dz) if scratch is None else scratch  # for sums of blocks
+        arguments = (dz, bias_sink, da, kept, activation, alpha, beta, scratch)
+        return super()._bind_bias_activation_backward(*arguments)
+
+    # ------------------------------------------------------------------------ graphs
+
+    @cached_property
+    def _capture(self) -> Capture:
+        return Capture(self.xp, self.branches)
+
+    def replay(self, plan: Plan) -> Callable[[int], None]:
+        """As in `Backend`; neighbouring calls of kernels and products are CUDA graphs."""
+        parts: list[Call] = []
+        for captured, calls in groupby(flat(plan), is_captured):
+            if captured:
+                parts.append(CapturedCalls(self._capture, [*calls]))  # type: ignore[list-item]
+            else:
+                parts += calls
+        if len(parts) == 1 and isinstance(parts[0], CapturedCalls):
+            return parts[0]
+        return super().replay(parts)
+
+
+def is_captured(call: Call) -> bool:
+    """Whether a CUDA graph can hold the call."""
+    return isinstance(call, (KernelCall, ProductCall))

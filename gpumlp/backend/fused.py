@@ -12,12 +12,12 @@ import numpy as np
 
 from .activations import ACTIVATIONS, Activation, Array
 from .base import OPERATIONS, Backend, Call, Scalar
+from .geometry import SUMS
 from .pointwise import POINTWISE, Pointwise
 
 # the numbers of portable.h; an activation or a loss of somebody's own has none, and no kernel
 ACTIVATION_NUMBERS = {activation: i for i, activation in enumerate(ACTIVATIONS.values())}
 LOSS_NUMBERS = {loss: i for i, loss in enumerate(POINTWISE.values())}
-BLOCKS = 1024  # at most so many blocks share in one sum
 
 
 class CallSequence(tuple[Call, ...]):
@@ -42,6 +42,8 @@ class FusedBackend(Backend):
     where only the plain formula will do. Kernels check nothing, so shapes are checked here.
     """
 
+    formulas: type[Backend] = Backend  # the plain ones, as this array library spells them
+
     def kernel(self, name: str, **arguments: Any) -> Call | None:
         """Return a kernel bound to arguments by name; None where this backend has no kernels.
 
@@ -54,11 +56,11 @@ class FusedBackend(Backend):
         """As in `Backend`: a kernel where the operation has one for these arguments."""
         binder = getattr(self, f"_bind_{name}", None)
         call: Call | None = binder(*args, **kwargs) if binder else None
-        return call or partial(getattr(Backend, name), self, *args, **kwargs)
+        return call or partial(getattr(self.formulas, name), self, *args, **kwargs)
 
     def _tickets(self) -> Array | None:
         """Return zeroed counters by which a kernel's blocks know which of them is the last."""
-        return self.zeros((BLOCKS,), np.uint32)
+        return self.zeros((SUMS,), np.uint32)
 
     def _fits(self, shape: tuple[int, ...], *arrays: Array | None) -> bool:
         """Whether kernels take these arrays: that shape, float32, contiguous in this order."""
@@ -291,7 +293,7 @@ class FusedBackend(Backend):
     def _bind_clip_norm(self, g: Array, limit: float, scratch: Array) -> Call | None:
         if not self._fits(g.shape, g):
             return None
-        total, partial = self.zeros((), np.float64), self.zeros((BLOCKS,), np.float64)
+        total, partial = self.zeros((), np.float64), self.zeros((SUMS,), np.float64)
         tickets = self._tickets()
         return _together(
             [

@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # in an installed package, or beside it in a checkout
@@ -58,9 +59,29 @@ def parse_parameters(text: str) -> Parameters:
     return parameters
 
 
+class Declaration(NamedTuple):
+    """A kernel for the GPU: the file it stands in, its parameters, and the arrays it writes."""
+
+    file: str
+    parameters: Parameters
+    outputs: frozenset[str]
+
+
+@cache
+def kernel_declarations() -> dict[str, Declaration]:
+    """Return every kernel for the GPU by name."""
+    found = {}
+    for path in sorted(kernel_folder().glob("*.cu")):
+        text = path.read_text(encoding="utf-8")
+        for name, declared in re.findall(r"^KERNEL\((\w+),([^)]*)\)", text, re.M):
+            parameters = parse_parameters(declared)
+            constant = re.findall(r"const \w+\* (\w+)", declared)
+            pointers = {p for p, kind in parameters.items() if kind.endswith("*")}
+            found[name] = Declaration(path.name, parameters, frozenset(pointers - {*constant}))
+    return found
+
+
 @cache
 def declared_kernels() -> dict[str, Parameters]:
     """Return the parameters of every kernel for the GPU: name → parameters."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(kernel_folder().glob("*.cu"))]
-    declared = re.findall(r"^KERNEL\((\w+),([^)]*)\)", "\n".join(texts), re.M)
-    return {name: parse_parameters(parameters) for name, parameters in declared}
+    return {name: kernel.parameters for name, kernel in kernel_declarations().items()}

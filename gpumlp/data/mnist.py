@@ -1,12 +1,12 @@
 """Find and read the four IDX files of MNIST, or of a set that uses its names (Fashion-MNIST)."""
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError, FileError
+from ..files import cache_folder
 from .idx import read_idx
 from .types import Array
 
@@ -33,8 +33,7 @@ def mnist_folder() -> Path:
     """
     if os.environ.get("GPUMLP_DATA"):
         return Path(os.environ["GPUMLP_DATA"]) / "mnist"
-    caches = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(caches or os.path.expanduser("~/.cache")) / "gpumlp" / "mnist"
+    return cache_folder() / "mnist"
 
 
 def find_mnist(folder: str | None) -> Path:

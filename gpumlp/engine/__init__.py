@@ -46,7 +46,7 @@ def get_engine(name: str, step: TrainingStep) -> Engine:
     Raises ValueError for an unknown name.
     """
     if name == "auto":
-        name = "graph" if step.backend.name == "cpu" else "eager"
+        name = "graph"
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; choose auto, {', '.join(ENGINES)}")
     return ENGINES[name](step)

@@ -1,0 +1,48 @@
+"""What was measured fastest, kept on disk: which algorithm each matrix product takes on a GPU.
+
+A choice holds for one model of GPU and one version of the library; each pair has a file. Without it
+an algorithm would be chosen anew in each process, and runs would differ in their last bits.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+from ..files import write_atomically
+
+
+class Choices:
+    """Choices by what was asked, in memory and, where `path` can be written, on disk.
+
+    A file that cannot be read or is not one of ours counts as empty, and is replaced.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._choices: dict[str, list[Any]] | None = None
+
+    def get(self, key: str) -> list[Any] | None:
+        """Return what was chosen, or None."""
+        if self._choices is None:
+            self._choices = self._read()
+        return self._choices.get(key)
+
+    def keep(self, key: str, choice: list[Any]) -> None:
+        """Remember a choice; what other processes have written in the meantime stays."""
+        self._choices = self._read() | (self._choices or {}) | {key: choice}
+        if self.path is None:
+            return
+        text = json.dumps(self._choices, indent=0, sort_keys=True)
+        with suppress(FileError, OSError):  # then it is chosen anew next time
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, text.encode())
+
+    def _read(self) -> dict[str, list[Any]]:
+        try:
+            read = json.loads(self.path.read_bytes()) if self.path else {}
+        except (OSError, ValueError):
+            return {}
+        entries = read.items() if isinstance(read, dict) else ()
+        return {key: choice for key, choice in entries if isinstance(choice, list)}
