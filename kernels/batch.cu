@@ -1,16 +1,24 @@
 // A step's inputs: the epoch's tables, the rows of a batch and their weights.
 #include "portable.h"
 
-// row = line *clock of the table. Bytes: twice `bytes`, which is a multiple of 4.
-KERNEL(copy_line, uint8* row, const uint8* table, const int64* clock, size_t bytes) {
-    const uint8* line = table + *clock * bytes;
+// row = that line of a table; `bytes` of a line are a multiple of 4
+SCALAR void copy_line(uint8* row, const uint8* table, size_t line, size_t bytes) {
     for_each(bytes / 4, [](uint32& to, uint32 from) { to = from; },
-             fresh(reinterpret_cast<uint32*>(row)), reinterpret_cast<const uint32*>(line));
+             fresh(reinterpret_cast<uint32*>(row)),
+             reinterpret_cast<const uint32*>(table + line * bytes));
 }
 
-// clock += 1, after everything that reads it
-KERNEL(tick, int64* clock) {
-    if (thread_x() == 0) *clock += 1;
+// Line *clock of each table to its row, then clock += 1, by the last block: all have read it then. A
+// table that there is not has lines of 0 bytes. Bytes: twice those of the lines. One dimension.
+KERNEL(begin_step, int64* clock, uint8* row_1, const uint8* table_1, size_t bytes_1, uint8* row_2,
+       const uint8* table_2, size_t bytes_2, uint8* row_3, const uint8* table_3, size_t bytes_3,
+       uint32* tickets) {
+    const size_t line = (size_t)*clock;
+    copy_line(row_1, table_1, line, bytes_1);
+    copy_line(row_2, table_2, line, bytes_2);
+    copy_line(row_3, table_3, line, bytes_3);
+    __syncthreads();  // the whole block has read the clock before its ticket is taken
+    if (last_of(gridDim.x, tickets) && threadIdx.x == 0) *clock = (int64)line + 1;
 }
 
 struct alignas(16) Sixteen { uint32 words[4]; };

@@ -63,12 +63,17 @@ KERNEL(gemm, void* function, int wide, int transpose_a, int transpose_b, int64 m
 
 // ---------------------------------------------------------------- batches
 
-// row = line *clock of the table
-KERNEL(copy_line, uint8* row, const uint8* table, const int64* clock, size_t bytes) {
-    memcpy(row, table + *clock * bytes, bytes);
+// line *clock of each table to its row, then clock += 1
+KERNEL(begin_step, int64* clock, uint8* row_1, const uint8* table_1, size_t bytes_1, uint8* row_2,
+       const uint8* table_2, size_t bytes_2, uint8* row_3, const uint8* table_3, size_t bytes_3,
+       uint32* tickets) {
+    (void)tickets;
+    const size_t line = (size_t)*clock;
+    if (bytes_1) memcpy(row_1, table_1 + line * bytes_1, bytes_1);
+    if (bytes_2) memcpy(row_2, table_2 + line * bytes_2, bytes_2);
+    if (bytes_3) memcpy(row_3, table_3 + line * bytes_3, bytes_3);
+    *clock += 1;
 }
-
-KERNEL(tick, int64* clock) { *clock += 1; }
 
 // row i of out = row index[i] of source
 KERNEL(gather, uint8* out, const uint8* source, const int64* index, size_t rows, size_t bytes) {

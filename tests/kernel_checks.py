@@ -62,13 +62,15 @@ def check_kernel(kernels, name, shape):
     seed = zlib.crc32(name.encode()), *np.atleast_1d(shape)
     for number, (arguments, expected) in enumerate(CHECKS[name](Draw(seed), *np.atleast_1d(shape))):
         alternative = crowded(name, **whole_numbers(arguments))
-        shift = 4 if name == "copy_line" else 1  # lines hold entries of at least four bytes
+        shift = 4 if name == "begin_step" else 1  # lines hold entries of at least four bytes
         variants = [(None, 0), (alternative, shift), (alternative, 0), (None, shift)]
         if np.prod(shape) > 10_000:
             variants = variants[:2]
         elif shape in ONE_MISALIGNED and number == 0:
             arrays = [key for key, value in arguments.items() if isinstance(value, np.ndarray)]
-            variants += [(None, {key: shift if key != "clock" else 1}) for key in arrays]
+            variants += [
+                (None, {key: 1 if key in ("clock", "tickets") else shift}) for key in arrays
+            ]
         for geometry, shifts in variants:
             result = kernels.run(name, arguments, geometry, shifts)
             for key, array in result.items():
@@ -410,25 +412,22 @@ def pointwise_loss(draw, rows, columns):
             yield arguments, expected
 
 
-def copy_line(draw, rows, columns):
-    rows = max(rows, 1)
-    for dtype in (np.uint32, np.int64):
-        table = draw.integers(2**32 - 1, rows, columns, dtype=dtype)
+def begin_step(draw, rows, columns):
+    rows, kinds = max(rows, 1), (np.float32, np.int64, np.uint32)
+    for tables in (3, 2, 1):
         clock = draw.integers(rows, 1)
-        yield (
-            {
-                "row": nothing(columns * table.itemsize, dtype=np.uint8),
-                "table": table.view(np.uint8),
-                "clock": clock,
-                "bytes": int(columns) * table.itemsize,
-            },
-            {"row": Expected(table[clock[0]].view(np.uint8), ulps=0)},
-        )
-
-
-def tick(draw, n):
-    clock = np.array([n], np.int64)
-    yield {"clock": clock}, {"clock": Expected(clock + 1, ulps=0)}
+        arguments, expected = {"clock": clock}, {"clock": Expected(clock + 1, ulps=0)}
+        for i, dtype in enumerate(kinds, 1):
+            row = table = None
+            size = 0
+            if i <= tables:
+                entries = columns * (1 if i == 2 else 3)
+                numbers = draw.integers(2**31, rows, entries, dtype=np.int64).astype(dtype)
+                size = numbers.itemsize * entries
+                row, table = nothing(size, dtype=np.uint8), numbers.view(np.uint8)
+                expected[f"row_{i}"] = Expected(numbers[clock[0]].view(np.uint8), ulps=0)
+            arguments |= {f"row_{i}": row, f"table_{i}": table, f"bytes_{i}": int(size)}
+        yield arguments | {"tickets": tickets()}, expected
 
 
 def gather(draw, rows, columns):
@@ -526,8 +525,7 @@ CHECKS: dict[str, Callable] = {
     "softmax": softmax,
     "softmax_cross_entropy": softmax_cross_entropy,
     "pointwise_loss": pointwise_loss,
-    "copy_line": copy_line,
-    "tick": tick,
+    "begin_step": begin_step,
     "gather": gather,
     "gather_scaled": gather_scaled,
     "normalize": normalize,

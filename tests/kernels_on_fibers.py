@@ -28,7 +28,7 @@ def crowded(name, **arguments):
     return ((1,), (min(*block, 64),)) if name in ONE_BLOCK else ((2,), (64,))
 
 
-ONE_BLOCK = ("normalize", "tick")
+ONE_BLOCK = ("normalize",)
 
 
 # ------------------------------------------------------------------------------ building

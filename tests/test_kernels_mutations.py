@@ -54,7 +54,10 @@ MUTATIONS = [  # kernel that is to fail, source, right, wrong
     ("softmax_cross_entropy", "loss.cu", "column * column_stride]", "column]"),
     ("pointwise_loss", "loss.cu", "parameter) * share;", "parameter);"),
     ("pointwise_loss", "loss.cu", "d < -p ? -p", "d < -p ? p"),
-    ("copy_line", "batch.cu", "*clock * bytes", "*clock"),
+    ("begin_step", "batch.cu", "table + line * bytes", "table + line"),
+    ("begin_step", "batch.cu", "(int64)line + 1", "(int64)line + 2"),
+    ("begin_step", "batch.cu", "last_of(gridDim.x, tickets) &&", "blockIdx.x == 0 &&"),
+    ("begin_step", "batch.cu", "row_3, table_3, line, bytes_3", "row_3, table_2, line, bytes_3"),
     ("gather", "batch.cu", "bytes % 16 == 0 && aligned<16>", "bytes % 4 == 0 && aligned<16>"),
     ("gather", "batch.cu", "aligned<16>(out, source)", "aligned<16>(out)"),
     ("gather_scaled", "batch.cu", "index[row] * columns", "row * columns"),
@@ -69,7 +72,11 @@ MUTATIONS = [  # kernel that is to fail, source, right, wrong
     ("clip_rows", "norm.cu", "norm < limit ? limit : norm", "limit"),
 ]
 # kernels with the sums of all threads that headers offer
-COOPERATIVE = {"activation.cu": "bias_activation_backward", "norm.cu": "square_sum"}
+COOPERATIVE = {
+    "activation.cu": "bias_activation_backward",
+    "batch.cu": "begin_step",
+    "norm.cu": "square_sum",
+}
 
 
 def barriers():

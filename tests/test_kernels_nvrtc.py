@@ -105,7 +105,8 @@ def test_no_kernel_spills_registers_or_needs_more_than_a_block_has(name):
     )
     text = (kernel_folder() / name).read_text(encoding="utf-8")
     assert sorted(kernel for kernel, *_ in found) == sorted(parameters_of(text))
+    lines = {"bytes_1": 4000, "bytes_2": 8000, "bytes_3": 12}
     for kernel, *spilled, registers in found:
         assert spilled == ["0", "0", "0"], kernel
-        _, block = LAUNCH[kernel](n=10**6, rows=1000, columns=1000, bytes=4000)
+        _, block = LAUNCH[kernel](n=10**6, rows=1000, columns=1000, bytes=4000, **lines)
         assert int(registers) * prod(block) <= 65536, kernel

@@ -18,6 +18,7 @@ from .pointwise import POINTWISE, Pointwise
 # the numbers of portable.h; an activation or a loss of somebody's own has none, and no kernel
 ACTIVATION_NUMBERS = {activation: i for i, activation in enumerate(ACTIVATIONS.values())}
 LOSS_NUMBERS = {loss: i for i, loss in enumerate(POINTWISE.values())}
+TABLES = 3  # of a step: the optimizer's numbers, the order of rows, the keys of dropout
 
 
 class CallSequence(tuple[Call, ...]):
@@ -79,13 +80,17 @@ class FusedBackend(Backend):
     def _bind_begin_step(
         self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]
     ) -> Call | None:
-        calls = []
-        for row, table in zip(rows, tables, strict=True):
+        arguments: dict[str, Any] = {"clock": clock}
+        pairs = [*zip(rows, tables, strict=True)]
+        if len(pairs) > TABLES:
+            return None
+        for row, table in pairs:
             if row.shape != table.shape[1:] or not _copyable(row, table):
                 return None
-            size = row.nbytes
-            calls.append(self.kernel("copy_line", row=row, table=table, clock=clock, bytes=size))
-        return _together([*calls, self.kernel("tick", clock=clock)])
+        for i, (row, table) in enumerate(pairs + [(None, None)] * (TABLES - len(pairs)), 1):
+            size = 0 if row is None else row.nbytes
+            arguments |= {f"row_{i}": row, f"table_{i}": table, f"bytes_{i}": size}
+        return self.kernel("begin_step", **arguments, tickets=self._tickets())
 
     def _bind_gather(self, out: Array, source: Array, index: Array) -> Call | None:
         rows = len(index)
