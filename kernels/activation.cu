@@ -87,12 +87,11 @@ SCALAR void sum_partial(const float* partial, size_t rows, size_t columns, Take 
 }
 
 // dz = da sigma'(kept), bias_sink = beta bias_sink + alpha (column sums of dz). Bytes per entry: 12,
-// and 4 for the identity in place. A block has at most MOST_THREADS threads, and the grid at most as
+// and 4 for the identity, where dz may be null: it is da. A block has at most MOST_THREADS threads, and the grid at most as
 // many columns as there are tickets.
 KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, const float* kept,
        const float* alpha, const float* beta, int activation, size_t rows, size_t columns,
        float* partial, uint32* tickets) {
-    float* const changed = activation == 0 && dz == da ? (float*)nullptr : dz;
     const size_t partial_rows = gridDim.y < rows ? gridDim.y : rows;
     const auto add_to_sink = [=](size_t column, float sum) {
         if (!bias_sink) return;
@@ -101,7 +100,7 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
     };
     const auto run = [=](auto width) {
         constexpr int WIDTH = decltype(width)::value;
-        own_rows<WIDTH>(changed, da, kept, activation, rows, columns, partial);
+        own_rows<WIDTH>(dz, da, kept, activation, rows, columns, partial);
         if (gridDim.y == 1 || last_of(gridDim.y, tickets + blockIdx.x))
             sum_partial<WIDTH>(partial, partial_rows, columns, add_to_sink);
     };

@@ -146,13 +146,13 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
     with_activation(activation, [=](auto sigma) INLINE {
         for (size_t first = mine.first; first < mine.last; first += some) {
             const size_t last = smaller(first + some, mine.last), start = first * rows;
-            if (dz != da)
+            if (dz)
                 loop((last - first) * rows, [=](float& dz, float da, float kept) INLINE {
                     dz = da * sigma.slope(kept);
                 }, dz + start, da + start, kept + start);
             for (size_t column = first; bias_sink && column < last; ++column) {
                 const float kept_part = *beta ? *beta * bias_sink[column] : 0.0f;
-                bias_sink[column] = kept_part + *alpha * sum(dz + column * rows, rows);
+                bias_sink[column] = kept_part + *alpha * sum((dz ? dz : da) + column * rows, rows);
             }
         }
     });

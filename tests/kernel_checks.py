@@ -244,6 +244,8 @@ def bias_activation_backward(draw, rows, columns):
         if number < 2:
             yield arguments | {"dz": da}, {"dz": dz, "da": dz, "bias_sink": sink_after}
             yield arguments | {"bias_sink": None}, {"dz": dz}
+        if name == "identity":
+            yield arguments | {"dz": None}, {"bias_sink": sink_after}
 
 
 def dropout(draw, rows, columns):

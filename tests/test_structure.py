@@ -40,6 +40,7 @@ LAYERS = [
     "gpumlp.backend.cublaslt",
     "gpumlp.backend.tuning",
     "gpumlp.backend.products",
+    "gpumlp.backend.epilogues",
     "gpumlp.backend.cuda",
     "gpumlp.backend",
     "gpumlp.randomness",

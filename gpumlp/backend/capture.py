@@ -4,7 +4,7 @@ Nothing may be allocated while a stream is captured: the pool would hand the mem
 the graph still writes to it. So calls are bound to their memory before, and it is checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -105,15 +105,26 @@ def watch_allocations(cuda: Any, sizes: list[int]) -> Any:
 
 
 class CapturedCalls:
-    """Calls as CUDA graphs: one of a single run, and one of as many as are worth a launch."""
+    """Calls as CUDA graphs: one of a single run, and one of as many as are worth a launch.
 
-    def __init__(self, capture: Capture, calls: Sequence[DeviceCall]) -> None:
-        self.calls, self._capture = tuple(calls), capture
-        self.runs_at_once = runs_at_once(self.calls)
+    They are captured when they are first run, after `improve` has replaced some of them.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        calls: Sequence[DeviceCall],
+        improve: Callable[[Sequence[DeviceCall]], list[DeviceCall]],
+    ) -> None:
+        self.calls, self._capture, self._improve = [*calls], capture, improve
+        self.runs_at_once = 1
         self._graphs: dict[int, Any] = {}
 
     def __call__(self, times: int = 1) -> None:
         """Run them `times` times, on CuPy's current stream."""
+        if times and not self._graphs:
+            self.calls = self._improve(self.calls)
+            self.runs_at_once = runs_at_once(self.calls)
         many, rest = divmod(times, self.runs_at_once)
         for count, graph_of in ((many, self.runs_at_once), (rest, 1)):
             if count and graph_of not in self._graphs:

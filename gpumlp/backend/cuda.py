@@ -20,8 +20,9 @@ from .activations import Activation, Array
 from .base import Backend, Call, Order, Plan, Scalar
 from .capture import Capture, CapturedCalls
 from .cublaslt import CublasLt
+from .epilogues import with_epilogues
 from .fused import FusedBackend, flat
-from .launch import KernelCall, Kernels
+from .launch import DeviceCall, KernelCall, Kernels
 from .products import ProductCall, Products
 from .tuning import Choices
 
@@ -204,12 +205,18 @@ class CudaBackend(FusedBackend):
         parts: list[Call] = []
         for captured, calls in groupby(flat(plan), is_captured):
             if captured:
-                parts.append(CapturedCalls(self._capture, [*calls]))  # type: ignore[list-item]
+                parts.append(CapturedCalls(self._capture, [*calls], self._fused))  # type: ignore
             else:
                 parts += calls
         if len(parts) == 1 and isinstance(parts[0], CapturedCalls):
             return parts[0]
         return super().replay(parts)
+
+    def _fused(self, calls: Sequence[DeviceCall]) -> list[DeviceCall]:
+        """Return a step's calls with what matrix products can do themselves."""
+        if not any(isinstance(call, ProductCall) for call in calls):
+            return [*calls]
+        return with_epilogues(calls, self.products)
 
 
 def is_captured(call: Call) -> bool:

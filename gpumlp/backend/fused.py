@@ -17,6 +17,7 @@ from .pointwise import POINTWISE, Pointwise
 
 # the numbers of portable.h; an activation or a loss of somebody's own has none, and no kernel
 ACTIVATION_NUMBERS = {activation: i for i, activation in enumerate(ACTIVATIONS.values())}
+IDENTITY = ACTIVATIONS["identity"]
 LOSS_NUMBERS = {loss: i for i, loss in enumerate(POINTWISE.values())}
 TABLES = 3  # of a step: the optimizer's numbers, the order of rows, the keys of dropout
 
@@ -159,9 +160,10 @@ class FusedBackend(Backend):
         columns = dz.shape[1:]
         if not (self._fits(dz.shape, dz, da, kept) and self._fits(columns, bias_sink)):
             return None
+        unchanged = activation is IDENTITY and dz is da
         return self.kernel(
             "bias_activation_backward",
-            dz=dz,
+            dz=None if unchanged else dz,
             bias_sink=bias_sink,
             da=da,
             kept=kept,

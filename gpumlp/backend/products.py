@@ -1,7 +1,7 @@
 """Matrix products on a GPU: bound to arrays, by the algorithm that was measured fastest."""
 
 import ctypes as c
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from .cublaslt import (
     Problem,
     alignment,
 )
-from .launch import Span, span_of
+from .launch import DeviceCall, Span, span_of
 from .tuning import Choices
 
 WORKSPACE_BYTES = 32 << 20  # what the library wants on Hopper; each stream has its own
@@ -83,6 +83,12 @@ class ProductCall:
         p = self.product
         epilogue = f", {self.extra.epilogue.name}" if self.extra.epilogue > 1 else ""
         return f"ProductCall({p.m} x {p.n} x {p.k}{epilogue})"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is C = A B alone."""
+        plain = self.extra.epilogue == Epilogue.NONE and not self.problem.scalars_on_device
+        return plain and self.scalars == (1.0, 0.0)
 
     def use(self, choice: Choice) -> None:
         """Take that algorithm."""
@@ -154,14 +160,40 @@ class Products:
         call.use(choice)
         return call
 
-    def with_epilogue(self, call: ProductCall, extra: Extra) -> ProductCall | None:
-        """Return the same product with an epilogue, or None where there is no algorithm for it."""
-        fused = ProductCall(self, call.product, call.scalars, extra)
+    def with_epilogue(
+        self, call: ProductCall, out: Array | None, extra: Extra
+    ) -> ProductCall | None:
+        """Return the same product with an epilogue, or None where there is no algorithm for it.
+
+        `out` takes the place of its result C, in column-major order.
+        """
+        product = call.product if out is None else call.product._replace(c=out)
+        fused = ProductCall(self, product, call.scalars, extra)
         choice = self._choose(fused)
         if choice is None:
             return None
         fused.use(choice)
         return fused
+
+    def prefers(self, fused: ProductCall, apart: Sequence[DeviceCall]) -> bool:
+        """Whether one product is faster than several calls; measured once for each problem."""
+        key = f"epilogue {_key(fused.problem)}"
+        kept = self._choices.get(key)
+        if kept is None and self._capture is not None:
+            times = self._times(fused)
+            seconds = [self._capture.seconds(calls, times) for calls in ([fused], apart)]
+            kept = [seconds[0] <= seconds[1], *(round(1e6 * s, 2) for s in seconds)]
+            self._choices.keep(key, kept)
+        return kept is None or bool(kept[:1] == [True])
+
+    @property
+    def plain_scalars(self) -> tuple[Array, Array]:
+        """α = 1 and β = 0 as kernels have them."""
+        return self._constant(1.0), self._constant(0.0)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return memory of the device."""
+        return self._cupy.empty(shape, dtype)
 
     def on_device(self, scalar: Any) -> Array:
         """Return α or β as a 0-d array on the device."""
@@ -206,7 +238,7 @@ class Products:
         for stream in self._capture.streams:
             self.workspace(stream.ptr)
         copied = self._on_copies(call)
-        times = max(1, min(MOST_TIMED, int(TIMED_OPERATIONS / max(call.operations, 1))))
+        times = self._times(call)
         seconds = []
         for candidate in candidates:
             copied.use(candidate)
@@ -218,6 +250,10 @@ class Products:
             [best.algorithm.hex(), best.workspace, [round(1e6 * s, 2) for s in seconds]],
         )
         return best
+
+    def _times(self, call: ProductCall) -> int:
+        """Return how often a product is run to be timed."""
+        return max(1, min(MOST_TIMED, int(TIMED_OPERATIONS / max(call.operations, 1))))
 
     def _on_copies(self, call: ProductCall) -> ProductCall:
         """Return a call whose outputs are copies, because timing runs it many times."""

@@ -58,22 +58,38 @@ def _within(inner: Span, outer: Span) -> bool:
     return outer.start <= inner.start and inner.end <= outer.end
 
 
+def heights(needed: Sequence[set[int]]) -> list[int]:
+    """Return for each call how many calls at least must follow it, one after another."""
+    height = [0] * len(needed)
+    for number in reversed(range(len(needed))):
+        for earlier in needed[number]:
+            height[earlier] = max(height[earlier], height[number] + 1)
+    return height
+
+
 def schedule(calls: Sequence[DeviceCall], branches: int) -> list[Placed]:
     """Place calls on so many branches, in their order.
 
-    A call follows one that it depends on where that was the last of its branch; else it goes to the
-    branch that has waited longest.
+    A call is followed, on its branch, by the one with most work behind it of those that need it;
+    others go to a branch that is not kept for such a one.
     """
+    needed = dependencies(calls)
+    successor = _successors(needed)
     last = [-1] * branches  # number of each branch's last call
     # known[b][o]: the last call of branch o that branch b is known to come after
     known = [[-1] * branches for _ in range(branches)]
     at_end: list[list[int]] = []  # what was known when each call had been placed
     placed: list[Placed] = []
-    for number, needed in enumerate(dependencies(calls)):
-        following = [b for b in range(branches) if last[b] in needed]
-        branch = max(following, key=last.__getitem__) if following else last.index(min(last))
+    for number, needs in enumerate(needed):
+        mine = [b for b in range(branches) if last[b] in needs and successor[last[b]] == number]
+        free = [b for b in range(branches) if successor.get(last[b], -1) <= number]
+        branch = (
+            max(mine, key=last.__getitem__)
+            if mine
+            else min(free or range(branches), key=last.__getitem__)
+        )
         after = []
-        for call in sorted(needed, reverse=True):
+        for call in sorted(needs, reverse=True):
             other = placed[call].branch
             if other != branch and call > known[branch][other]:
                 after.append(call)
@@ -82,3 +98,14 @@ def schedule(calls: Sequence[DeviceCall], branches: int) -> list[Placed]:
         at_end.append([*known[branch]])
         placed.append(Placed(branch, tuple(sorted(after))))
     return placed
+
+
+def _successors(needed: Sequence[set[int]]) -> dict[int, int]:
+    """Return for each call the one of those that need it which has the most work behind it."""
+    height, successor = heights(needed), dict[int, int]()
+    for number, needs in enumerate(needed):
+        for earlier in needs:
+            best = successor.get(earlier)
+            if best is None or height[number] > height[best]:
+                successor[earlier] = number
+    return successor
