@@ -46,10 +46,10 @@ CASES = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def build(optimizer, case, dtype="float32", seed=3):
+def build(optimizer, case, dtype="float32", seed=3, backend=None):
     """A training step of a small network on random data, and the options it was built with."""
     options = PLAIN | CASES[case]
-    backend = Backend(np, dtype)
+    backend = backend or Backend(np, dtype)
     rng = np.random.default_rng(7)
     hidden = options["layers"]
     model = Sequential(
@@ -61,7 +61,7 @@ def build(optimizer, case, dtype="float32", seed=3):
     weight = rng.integers(0, 4, ROWS).astype(np.float64) if options["weighted"] else None
     batches = Batches(
         x=backend.asarray(rng.normal(size=(ROWS, FEATURES))),
-        target=rng.integers(0, CLASSES, ROWS),
+        target=backend.asarray(rng.integers(0, CLASSES, ROWS), np.int64),
         weight=None if weight is None else backend.asarray(weight),
         size=options["size"],
         accumulate=options["accumulate"],
