@@ -64,6 +64,20 @@ class DeviceArray(np.ndarray):
         not_in_capture("a copy to the host")
         return np.array(self)
 
+    # with no more options than CuPy's
+    def max(self, axis=None, out=None, keepdims=False):
+        return super().max(axis, out, keepdims)
+
+    def min(self, axis=None, out=None, keepdims=False):
+        return super().min(axis, out, keepdims)
+
+    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
+        return super().sum(axis, dtype, out, keepdims)
+
+    def take(self, indices, axis=None, out=None):
+        not_in_capture("take")
+        return super().take(indices, axis, out)
+
     def copy(self, order="C"):
         return on_device(np.ndarray.copy(self, order), order)
 
@@ -401,14 +415,14 @@ def fake_cublaslt():
 class FakeCudaBackend(CudaBackend):
     """The backend on the stand-in; copies and pickles are on the stand-in, too."""
 
-    def __init__(self, index=0, dtype="float32", tune=True, cache=None):
+    def __init__(self, index=0, dtype="float32", tune=True, compute="fp32", cache=None):
         with installed(cache or tempfile.mkdtemp()):
-            super().__init__(index, dtype, tune)
+            super().__init__(index, dtype, tune, compute)
             if dtype == "float32":
                 _ = self.products
 
     def __reduce__(self):
-        return FakeCudaBackend, (self.index, self.dtype.name, self.tune)
+        return FakeCudaBackend, (self.index, self.dtype.name, self.tune, self.compute)
 
 
 def installed(cache):

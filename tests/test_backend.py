@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_cuda import CUPY
 
 from gpumlp.backend import (
     ACTIVATIONS,
@@ -29,7 +30,7 @@ from gpumlp.backend import (
     choose_backend,
     get_backend,
 )
-from gpumlp.backend.cuda import CudaBackend
+from gpumlp.backend.cuda import CudaBackend, CupyFormulas
 from gpumlp.errors import DeviceError
 
 SHAPES = [(0, 5), (1, 1), (3, 5), (31, 33), (257, 129)]
@@ -831,7 +832,7 @@ def public_methods(cls):
     }
 
 
-@pytest.mark.parametrize("cls", [CudaBackend, RecordingBackend])
+@pytest.mark.parametrize("cls", [CudaBackend, CupyFormulas, RecordingBackend])
 def test_overrides_have_the_signatures_of_the_backend(cls):
     overrides = {
         name: method
@@ -947,15 +948,24 @@ def test_the_device_of_a_backend_is_the_current_one(monkeypatch):
     assert (get_backend("cuda").name, cupy.current) == ("cuda:0", 0)
 
 
-@pytest.mark.parametrize("name", sorted({*public_methods(CudaBackend)} & {*OPERATIONS}))
+@pytest.mark.parametrize("name", sorted({*public_methods(CupyFormulas)} & {*OPERATIONS}))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_overrides_for_cuda_compute_the_same_on_a_stand_in_for_cupy(monkeypatch, name, shape):
-    monkeypatch.setitem(sys.modules, "cupy", stand_in(devices=1))
-    backend = get_backend("cuda")
+def test_the_formulas_as_cupy_spells_them_compute_the_same(name, shape):
+    backend = CupyFormulas(CUPY)
     for i, case in enumerate(cases(name, shape)):
         placed = place(case, backend, "C")
         case.call(backend, placed)
         check(case, placed, backend, f"case {i}")
+
+
+def test_tf32_is_for_gpus(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", stand_in(devices=1))
+    backend = get_backend("cuda", "tf32")
+    assert (backend.dtype, backend.compute) == ("float32", "tf32")
+    assert get_backend("cuda").compute == "fp32"
+    assert backend != get_backend("cuda")
+    with pytest.raises(ValueError, match=r"tf32.*one of NVIDIA GPUs"):
+        get_backend("cpu", "tf32")
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", ""])

@@ -304,13 +304,13 @@ def test_a_call_that_no_graph_can_hold_runs_between_graphs():
     assert not isinstance(engine._plans[6], CapturedCalls)
 
 
-def test_float64_runs_by_the_plain_formulas_and_launches_nothing():
+def test_float64_runs_by_the_plain_formulas_but_for_copies():
     backend = FakeCudaBackend(dtype="float64")
     STATE.launches.clear()
     actual = on_host(backend, train(build("adam", "accumulate all", backend=backend), "graph"))
     expected = train(build("adam", "accumulate all", "float64"), "graph")
     np.testing.assert_allclose(actual["values"], expected["values"], 1e-9)
-    assert not STATE.launches
+    assert {*STATE.launches} == {"begin_step", "gather"}  # which copy whatever type
 
 
 def test_work_goes_to_the_stream_that_is_current(cuda):

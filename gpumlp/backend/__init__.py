@@ -28,7 +28,13 @@ __all__ = [
     "get_backend",
 ]
 
-PRECISIONS = {"fp32": "float32", "fp64": "float64", "float32": "float32", "float64": "float64"}
+PRECISIONS = {
+    "fp32": "float32",
+    "tf32": "float32",
+    "fp64": "float64",
+    "float32": "float32",
+    "float64": "float64",
+}
 
 
 def get_backend(device: str | Backend = "auto", precision: str | None = None) -> Backend:
@@ -37,7 +43,9 @@ def get_backend(device: str | Backend = "auto", precision: str | None = None) ->
     Args:
         device: "cpu"; "cuda" or "cuda:N" (CuPy); "auto", which takes CUDA where it works and the
             CPU elsewhere; or a backend, which is passed through.
-        precision: "fp32" (the default) or "fp64"; a backend that is passed through has its own.
+        precision: "fp32" (the default) or "fp64"; "tf32" on CUDA: fp32 but for matrix products,
+            which read their numbers with 10 bits of mantissa. A backend that is passed through has
+            its own.
 
     Raises:
         DeviceError: an explicit CUDA device cannot be used; the text says what fixes it.
@@ -64,20 +72,23 @@ def choose_backend(
             raise ValueError(f"{device} cannot be used for {precision}; name the device instead")
         return device, None
     if device == "cpu":
-        return _cpu(dtype), None
+        return _cpu(precision, dtype), None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if not match:
         raise ValueError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
     from .cuda import CudaBackend
 
     try:
-        return CudaBackend(int(match[1] or 0), dtype), None
+        products = "tf32" if precision == "tf32" else "fp32"
+        return CudaBackend(int(match[1] or 0), dtype, compute=products), None
     except DeviceError as error:
         if device == "auto":
-            return _cpu(dtype), str(error)
+            return _cpu(precision, dtype), str(error)
         raise
 
 
-def _cpu(dtype: str) -> Backend:
+def _cpu(precision: str | None, dtype: str) -> Backend:
     """Return the CPU's backend; float64 is for checks and takes the plain formulas."""
+    if precision == "tf32":
+        raise ValueError('precision "tf32" is one of NVIDIA GPUs; the CPU has fp32 and fp64')
     return CpuBackend() if dtype == "float32" else Backend(np, dtype)

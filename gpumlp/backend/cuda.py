@@ -96,6 +96,7 @@ class CudaBackend(FusedBackend):
         dtype: "float32", or "float64" for checks by the plain formulas.
         tune: whether algorithms of matrix products are timed, once for each shape (kept in
             ~/.cache/gpumlp); else the library's favourites are taken.
+        compute: what products read: "fp32", or "tf32", which rounds it to 10 bits of mantissa.
 
     `branches` is how many calls of a captured step may run at the same time; it is read when the
     first step is captured.
@@ -106,21 +107,27 @@ class CudaBackend(FusedBackend):
     workspace_order: Order = "C"
     formulas = CupyFormulas
     branches = 2
-    compute = "fp32"  # what products are computed in: "tf32" rounds what they read
 
-    def __init__(self, index: int = 0, dtype: str = "float32", tune: bool = True) -> None:
+    def __init__(
+        self, index: int = 0, dtype: str = "float32", tune: bool = True, compute: str = "fp32"
+    ) -> None:
         devices = count_devices()
         if index >= devices:
             raise DeviceError(f"there is no cuda:{index}; devices found: {devices}")
         cupy = load_cupy()
         super().__init__(cupy, dtype)
-        self.name, self.index, self.tune = f"cuda:{index}", index, tune
+        self.name, self.index, self.tune, self.compute = f"cuda:{index}", index, tune, compute
         self._device = cupy.cuda.Device(index)
         self._device.use()
         self._kernels = Kernels(cupy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CudaBackend, (self.index, self.dtype.name, self.tune)
+        return CudaBackend, (self.index, self.dtype.name, self.tune, self.compute)
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and self.compute == getattr(other, "compute", None)
+
+    __hash__ = FusedBackend.__hash__
 
     @property
     def device_name(self) -> str:
