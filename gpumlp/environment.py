@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_info
 
 from . import __version__
 from .backend import Backend, CpuBackend
+from .backend.cuda import CudaBackend
 
 BLAS_FACTS = ("internal_api", "version", "num_threads", "architecture")
 PACKAGES = ("numpy", "pydantic", "safetensors", "tqdm", "cupy-cuda12x", "cupy-cuda13x")
@@ -46,8 +47,14 @@ def _device(backend: Backend) -> dict[str, Any]:
         return {"kernels": "native" if native else "numpy"}
     runtime = backend.xp.cuda.runtime
     properties = runtime.getDeviceProperties(int(backend.name.rpartition(":")[2]))
-    return {
+    facts = {
         "gpu": properties["name"].decode(),
+        "compute_capability": f"{properties['major']}.{properties['minor']}",
+        "gpu_memory": properties["totalGlobalMem"],
         "cuda_runtime": runtime.runtimeGetVersion(),
         "cuda_driver": runtime.driverGetVersion(),
     }
+    if isinstance(backend, CudaBackend) and backend.dtype == "float32":
+        library = backend.products.library
+        facts |= {"cublaslt": library.version, "products": backend.compute, "kernels": "cuda"}
+    return facts

@@ -164,7 +164,14 @@ class Cupy(ModuleType):
             get_elapsed_time=lambda began, ended: ended.time - began.time,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,
-                getDeviceProperties=lambda index: {"name": b"Stand-In 1"},
+                getDeviceProperties=lambda index: {
+                    "name": b"Stand-In 1",
+                    "major": 9,
+                    "minor": 0,
+                    "totalGlobalMem": 2**30,
+                },
+                runtimeGetVersion=lambda: 13000,
+                driverGetVersion=lambda: 13000,
                 memGetInfo=lambda: (STATE.free, 2**30),
                 CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}),
             ),

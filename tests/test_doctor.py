@@ -1,5 +1,6 @@
 """`gpumlp doctor`: what it reports, what it advises, and its exit codes."""
 
+import itertools
 import sys
 import tomllib
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudaBackend, installed
 
 import gpumlp
 from gpumlp import SGD, cli
@@ -182,15 +184,36 @@ def test_a_missing_library_is_fixed_by_the_extra_for_the_driver(monkeypatch):
     install_cupy(monkeypatch, "cupy-cuda13x")
     monkeypatch.setattr(doctor, "count_devices", lambda: 1)
     monkeypatch.setattr(doctor, "get_backend", lambda device: device)
-    monkeypatch.setattr(doctor, "describe", lambda backend: {"gpu": f"a GPU of {backend}"})
+    facts = {"gpu": "GPU 7", "gpu_memory": 2**30, "compute_capability": "9.0", "cublaslt": 130100}
+    monkeypatch.setattr(doctor, "describe", lambda backend: facts)
     for driver, shown, extra in ((13010, "13.1", "cuda13"), (12080, "12.8", "cuda12")):
         monkeypatch.setattr(doctor, "driver_version", lambda driver=driver: driver)
         lines = {line.name: line for line in doctor.gpu()}
         assert lines["driver"].found == f"for CUDA up to {shown}"
         assert lines["CuPy"] == Line("CuPy", "cupy-cuda13x 14.0")
-        assert lines["cublas"] == Line("cublas", "not found", f'pip install "gpumlp[{extra}]"')
+        fix = f'pip install nvidia-cublas  (all of them: pip install "gpumlp[{extra}]")'
+        assert lines["cublas"] == Line("cublas", "not found", fix)
         assert lines["nvrtc"] == Line("nvrtc", "/cuda/libnvrtc.so")
-        assert lines["cuda:0"].found == "a GPU of cuda"
+        assert lines["cuda:0"].found == "GPU 7, 1.1 GB, compute capability 9.0"
+        assert lines["products"].found.startswith("cuBLASLt 130100; choices in ")
+
+
+def test_wheels_for_cuda_12_have_names_of_their_own(monkeypatch):
+    pathfinder(monkeypatch, missing=["nvrtc"])
+    install_cupy(monkeypatch, "cupy-cuda12x")
+    monkeypatch.setattr(doctor, "count_devices", lambda: 0)
+    lines = {line.name: line for line in itertools.islice(doctor.gpu(), 6)}
+    assert lines["nvrtc"].fix.startswith("pip install nvidia-cuda-nvrtc-cu12  (all of them: ")
+
+
+def test_on_the_stand_in_everything_is_found(monkeypatch, tmp_path):
+    install_cupy(monkeypatch, "cupy-cuda13x")
+    with installed(tmp_path):
+        lines = {line.name: line.found for line in doctor.gpu()}
+        error = doctor.self_test(FakeCudaBackend())
+    assert lines["cuda:0"] == "Stand-In 1, 1.1 GB, compute capability 9.0"
+    assert lines["products"] == f"cuBLASLt 130000; choices in {tmp_path / 'gpumlp' / 'products'}"
+    assert error < 1e-6
 
 
 def test_cupy_without_a_usable_device_is_reported_with_its_reason(monkeypatch):

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from importlib import import_module
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ def find_libraries() -> dict[str, str]:
         except (RuntimeError, OSError):  # DynamicLibNotFoundError is a RuntimeError
             paths[name] = ""
     return paths
+
+
+def products_folder() -> Path:
+    """Return where is kept which algorithm was fastest for each matrix product."""
+    return cache_folder() / "products"
 
 
 class CupyFormulas(Backend):
@@ -165,12 +171,13 @@ class CudaBackend(FusedBackend):
             raise DeviceError(f"cuBLASLt is not found; {INSTALL}")
         library = CublasLt(path)
         name = re.sub("[^a-z0-9]+", "-", self.device_name.lower()).strip("-")
-        kept = cache_folder() / "products" / f"{name}-{library.version}.json"
+        kept = products_folder() / f"{name}-{library.version}.json"
         return Products(
             self.xp,
             library,
             self.compute,
-            self._capture if self.tune else None,
+            self._capture,
+            self.tune,
             Choices(kept if self.tune else None),
             lambda number: self._kernels.constant("float*", number),
         )

@@ -121,7 +121,8 @@ class Products:
         cupy: the module.
         library: cuBLASLt.
         compute: "fp32", or "tf32" for products of numbers rounded to 10 bits of mantissa.
-        capture: times candidates; None takes the library's favourite.
+        capture: whose streams have their workspace before anything is captured.
+        tune: whether candidates are timed; else the library's favourite is taken.
         choices: what was chosen before.
         constant: returns a number as a 0-d array on the device.
     """
@@ -131,12 +132,14 @@ class Products:
         cupy: Any,
         library: CublasLt,
         compute: str,
-        capture: Capture | None,
+        capture: Capture,
+        tune: bool,
         choices: Choices,
         constant: Callable[[float], Array],
     ) -> None:
         self.library, self.compute, self._cupy = library, compute, cupy
-        self._capture, self._choices, self._constant = capture, choices, constant
+        self._capture, self._tune = capture, tune
+        self._choices, self._constant = choices, constant
         self._chosen: dict[Problem, Choice | None] = {}
         self._workspaces: dict[int, Array] = {}
 
@@ -179,7 +182,7 @@ class Products:
         """Whether one product is faster than several calls; measured once for each problem."""
         key = f"epilogue {_key(fused.problem)}"
         kept = self._choices.get(key)
-        if kept is None and self._capture is not None:
+        if kept is None and self._tune:
             times = self._times(fused)
             seconds = [self._capture.seconds(calls, times) for calls in ([fused], apart)]
             kept = [seconds[0] <= seconds[1], *(round(1e6 * s, 2) for s in seconds)]
@@ -213,7 +216,10 @@ class Products:
         """Return the algorithm for a product; the choice is made once for each problem."""
         problem = call.problem
         if problem not in self._chosen:
-            self._chosen[problem] = self._kept(call) or self._fastest(call)
+            choice = self._chosen[problem] = self._kept(call) or self._fastest(call)
+            if choice is not None and choice.workspace:
+                for stream in self._capture.streams:
+                    self.workspace(stream.ptr)
         return self._chosen[problem]
 
     def _kept(self, call: ProductCall) -> Choice | None:
@@ -233,7 +239,7 @@ class Products:
     def _fastest(self, call: ProductCall) -> Choice | None:
         """Time the library's candidates on this problem; return the fastest, and keep it."""
         candidates = self.library.candidates(call.problem, call.description, WORKSPACE_BYTES)
-        if not candidates or self._capture is None:
+        if not candidates or not self._tune:
             return candidates[0] if candidates else None
         for stream in self._capture.streams:
             self.workspace(stream.ptr)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info
 from .. import SGD, Dense, Sequential, SoftmaxCrossEntropy, Trainer, __version__, get_backend
 from ..backend import Backend
 from ..backend.blas import find_gemm
-from ..backend.cuda import INSTALL, count_devices, find_libraries
+from ..backend.cuda import INSTALL, count_devices, find_libraries, products_folder
 from ..backend.native import INSTALL as INSTALL_NATIVE
 from ..backend.native import load_native
 from ..data.mnist import find_mnist, mnist_folder
@@ -30,6 +30,12 @@ from ..wording import count, size
 WIDTH = 80
 TOLERANCE = 1e-5  # of parameters around 1 after one step in float32
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
+WHEELS = {  # of the CUDA libraries; for CUDA 12 their names end in -cu12
+    "cudart": "nvidia-cuda-runtime",
+    "nvrtc": "nvidia-cuda-nvrtc",
+    "cublas": "nvidia-cublas",
+    "cublasLt": "nvidia-cublas",
+}
 EXTRAS = (  # distribution, extra, what for
     ("matplotlib", "plot", "figures"),
     ("tensorboardX", "tensorboard", "TensorBoard files"),
@@ -171,10 +177,15 @@ def gpu() -> Iterator[Line]:
     if not installed:
         return
     try:
+        suffix = "-cu12" if installed[0].startswith("cupy-cuda12x") else ""
         for name, path in find_libraries().items():
-            yield Line(name, path) if path else Line(name, "not found", fix)
+            wheel = f"pip install {WHEELS[name]}{suffix}  (all of them: {fix})"
+            yield Line(name, path) if path else Line(name, "not found", wheel)
         yield Line("devices", f"{count_devices()} usable")
-        yield Line("cuda:0", describe(get_backend("cuda"))["gpu"])
+        facts = describe(get_backend("cuda"))
+        memory, capability = size(facts["gpu_memory"]), facts["compute_capability"]
+        yield Line("cuda:0", f"{facts['gpu']}, {memory}, compute capability {capability}")
+        yield Line("products", f"cuBLASLt {facts['cublaslt']}; choices in {products_folder()}")
     except DeviceError as error:
         yield Line("devices", *str(error).split("; ", 1))
 
