@@ -3,6 +3,8 @@
 Tests of the stand-in (`fake_cuda.py`) run everywhere. Those marked gpu ask a device the same.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fake_cuda import STATE, CaptureError, FakeCudaBackend, MemoryHook
@@ -164,24 +166,33 @@ def name_of(call):
     return call.name if isinstance(call, KernelCall) else repr(call)[len("ProductCall") :]
 
 
-def test_the_step_of_a_sigmoid_network_with_gradient_descent():
-    """The weights are written by the products themselves, beside the way back."""
-    assert captured([784, 30, 10], "sigmoid", SGD(), FakeCudaBackend(), batch=10) == [
-        "0 begin_step",
-        "0 gather_scaled",
-        "1 gather <0",
-        "0 (30 x 10 x 784)",
-        "0 bias_activation_forward",
-        "0 (10 x 10 x 30, BIAS)",
-        "0 softmax_cross_entropy <2",
-        "1 accumulate <6",
-        "1 accumulate",
-        "1 bias_activation_backward",
-        "0 (30 x 10 x 10)",
-        "1 (30 x 10 x 10) <10",
-        "0 bias_activation_backward",
-        "0 (784 x 30 x 10)",
-    ]
+STANDARD = {  # of the benchmarks; fewer rows change sizes only, 4096-4096 is as 500-500
+    "784-30-10@10": [784, 30, 10],
+    "784-128-10@64": [784, 128, 10],
+    "784-500-500-10@100": [784, 500, 500, 10],
+    "784-1024-1024-1024-10@256": [784, 1024, 1024, 1024, 10],
+    "64-64-64-64-16@65536": [64, 64, 64, 64, 16],
+}
+SNAPSHOT = Path(__file__).with_name("captured_steps.txt")
+
+
+def steps_of_standard_networks():
+    for net, sizes in STANDARD.items():
+        for optimizer in (SGD(), Adam()):
+            backend = FakeCudaBackend(tune=False)
+            lines = captured(sizes, "sigmoid", optimizer, backend, rows=16, batch=8)
+            yield f"{net} sigmoid {optimizer.name}\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def test_the_steps_of_the_standard_networks_are_the_calls_that_they_should_be():
+    """Each line: branch, call (a product by its m x n x k), and the calls that it waits for.
+
+    On the longest path of a small network with SGD are nine calls: begin, gather, product,
+    activation, product, loss, product (dX), activation backward, product (dW). The weights are
+    written by the products themselves, beside the way back. After a change that is meant:
+    python tests/test_cuda.py
+    """
+    assert SNAPSHOT.read_text().split("\n\n") == [*map(str.strip, steps_of_standard_networks())]
 
 
 def test_the_step_of_a_relu_network_with_adam():
@@ -376,3 +387,7 @@ def test_sanitizer_a_few_steps_of_a_small_network(cuda, case):
     for engine in ("eager", "graph"):
         result = on_host(cuda, train(build("adam", case, backend=cuda), engine))
         assert np.isfinite(result["values"]).all()
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text("\n\n".join(map(str.strip, steps_of_standard_networks())))
