@@ -13,7 +13,7 @@ import numpy as np
 
 from .backend import Array
 from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
-from .errors import DivergedError
+from .engine.divergence import EpochStart, not_finite
 from .losses import Loss
 from .metrics import evaluate, select
 from .model import Sequential
@@ -178,8 +178,9 @@ class Trainer:
             sample_weight: (N,), >= 0.
             validation: (x, y) or (x, y, sample_weight), evaluated after each epoch.
 
-        Returns the history, also of earlier calls. Raises DivergedError when the loss is no longer
-        finite, and before anything is changed ValueError for data that do not fit (see `samples`).
+        Returns the history, also of earlier calls. Raises DivergedError, which names step and
+        tensor, when the loss is no longer finite, and before anything is changed ValueError for
+        data that do not fit (see `samples`).
         """
         epochs = whole_number("epochs", epochs, 1)
         if max_steps is not None:
@@ -198,12 +199,13 @@ class Trainer:
         if max_steps is not None:
             self.last_step = min(self.last_step, self.step + max_steps)
             self.last_epoch = self.epoch + -(-(self.last_step - self.step) // batches.steps)
+        start = EpochStart(training, engine)
         largest = self.model.operations_of_largest_product(batches.size)
         try:
             self._call("on_train_begin")
             with self.model.backend.threads_for(largest):
                 while self.step < self.last_step and self.stop_reason is None:
-                    self._epoch(engine, training, held_out)
+                    self._epoch(engine, training, start, held_out)
         finally:
             self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
@@ -244,7 +246,9 @@ class Trainer:
             scale=data.scale,
         )
 
-    def _epoch(self, engine: Engine, training: TrainingStep, held_out: Samples | None) -> None:
+    def _epoch(
+        self, engine: Engine, training: TrainingStep, start: EpochStart, held_out: Samples | None
+    ) -> None:
         """Run one epoch, or what is left of it before `last_step`, and add its record."""
         first = self.step
         factors = self.schedule.table(first, training.batches.steps)
@@ -252,8 +256,9 @@ class Trainer:
         try:
             training.begin_epoch(self.epoch - 1, first, factors)
             self._call("on_epoch_begin")
+            start.keep()
             began = perf_counter()
-            self._steps(engine, training, min(first + len(factors), self.last_step))
+            self._steps(engine, training, start, min(first + len(factors), self.last_step))
         finally:
             if self.step == first:  # stopped, or failed, before its first step
                 self.epoch -= 1
@@ -268,7 +273,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
 
-    def _steps(self, engine: Engine, training: TrainingStep, end: int) -> None:
+    def _steps(self, engine: Engine, training: TrainingStep, start: EpochStart, end: int) -> None:
         """Run the steps before `end`, calling callbacks between them."""
         n = 1
         while self.step < end and self.stop_reason is None:
@@ -276,7 +281,7 @@ class Trainer:
             started, before = perf_counter(), self.step
             engine.run(n)
             self.optimizer.steps += n
-            self._check(training, before)
+            self._check(training, start, before, end)
             pace = (perf_counter() - started) / n
             n = max(1, int(PROGRESS_SECONDS / max(pace, 1e-9)))
             for callback in self.callbacks:
@@ -289,26 +294,13 @@ class Trainer:
         every = [callback.every_steps for callback in self.callbacks if callback.every_steps]
         return min([end, *(self.step // e * e + e for e in every)])
 
-    def _check(self, training: TrainingStep, before: int) -> None:
+    def _check(self, training: TrainingStep, start: EpochStart, before: int, end: int) -> None:
         """Read the running loss; raise DivergedError when it is not finite."""
         total, _ = training.sums()
         self.running_loss = total / training.batches.weight_taken
         # the loss was taken before the last update, so at the end the parameters are looked at too
-        if isfinite(total) and (self.step < self.last_step or not self._not_finite()):
-            return
-        bad = self._not_finite()
-        one = self.step - before == 1
-        where = f"step {self.step}" if one else f"steps {before + 1}-{self.step}"
-        what = f"; not finite: {', '.join(bad)}" if bad else ""
-        raise DivergedError(
-            f"training diverged in epoch {self.epoch}, {where}{what}; the loss became {total:g}. "
-            f"Try a smaller learning rate (now {self.optimizer.lr:g}), scaled inputs, or clip_norm"
-        )
-
-    def _not_finite(self) -> list[str]:
-        """Return the names of the parameters that are not finite."""
-        finite = self.model.backend.xp.isfinite
-        return [p.name for p in self.model.parameters if not bool(finite(p.value).all())]
+        if not isfinite(total) or (self.step == end and not_finite(self.model)):
+            raise start.diverged(self.epoch, before, total)
 
     def _record(
         self, training: TrainingStep, first: int, factors: np.ndarray, seconds: float

@@ -151,9 +151,13 @@ class TrainingStep:
             self._table[...] = backend.asarray(table)
         self._key_table[...] = backend.asarray(keys, np.uint32)
         self._order[...] = backend.asarray(batches.order(epoch), np.int64)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go back to the first step of the epoch; the parameters stay."""
         for counter in (self._clock, self._losses, self._correct):
             counter[...] = 0
-        batches.position = 0
+        self.batches.position = 0
 
     def sums(self) -> tuple[float, float]:
         """Return (Σ w l, Σ w over correct rows) of the epoch so far; waits for the device."""
