@@ -275,7 +275,7 @@ def test_the_limits_of_a_container_count(monkeypatch):
         "/sys/fs/cgroup/cpu.max": "50000 100000\n",
     }
     monkeypatch.setattr(Path, "read_text", lambda path: files[str(path)])
-    assert doctor.memory() == "8.2 GB, 4.1 GB free; the container may use 2.0 GB"
+    assert doctor.memory() == "8.2 GB, 2.0 GB free; the container may use 2.0 GB"
     assert doctor.usable_cpus() == 0.5
     files |= {"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}
     assert doctor.memory() == "8.2 GB, 4.1 GB free"

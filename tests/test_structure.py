@@ -26,6 +26,7 @@ LAYERS = [
     "gpumlp.files",
     "gpumlp.backend.activations",
     "gpumlp.backend.pointwise",
+    "gpumlp.backend.system_memory",
     "gpumlp.backend.base",
     "gpumlp.backend.recording",
     "gpumlp.backend.kernel_sources",

@@ -24,6 +24,7 @@ import numpy as np
 
 from .activations import Activation, Array
 from .pointwise import Pointwise
+from .system_memory import system_memory
 
 Scalar = Any  # a Python float, or a 0-d array of the device
 Order = Literal["C", "F"]
@@ -109,6 +110,11 @@ class Backend:
 
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
+
+    def free_memory(self) -> int | None:
+        """Return how many bytes could still be allocated; None where that is not known."""
+        memory = system_memory()
+        return None if memory is None else memory.free
 
     def threads_for(self, operations: float) -> AbstractContextManager[Any]:
         """Choose the threads of matrix products inside a `with` block, for the whole process.

@@ -22,6 +22,7 @@ from ..backend.blas import find_gemm
 from ..backend.cuda import INSTALL, count_devices, find_libraries, products_folder
 from ..backend.native import INSTALL as INSTALL_NATIVE
 from ..backend.native import load_native
+from ..backend.system_memory import system_memory
 from ..data.mnist import find_mnist, mnist_folder
 from ..environment import describe
 from ..errors import CheckFailed, ConfigError, DeviceError, GpumlpError
@@ -147,16 +148,11 @@ def usable_cpus() -> float:
 
 def memory() -> str:
     """Return how much memory there is and is free, as far as the system says."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        facts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        found = f"{size(facts['MemTotal'])}, {size(facts['MemAvailable'])} free"
-    except (OSError, KeyError, ValueError, IndexError):
+    found = system_memory()
+    if found is None:
         return "unknown"
-    with suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        found += f"; the container may use {size(limit)}"
-    return found
+    limit = "" if found.limit is None else f"; the container may use {size(found.limit)}"
+    return f"{size(found.total)}, {size(found.free)} free{limit}"
 
 
 def gpu() -> Iterator[Line]:
