@@ -3,21 +3,24 @@
 Tests of the stand-in (`fake_cuda.py`) run everywhere. Those marked gpu ask a device the same.
 """
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_cuda import STATE, CaptureError, FakeCudaBackend, MemoryHook
+from fake_cuda import STATE, CaptureError, FakeCudaBackend, MemoryHook, installed
 from test_engine import CASES, EPOCHS, ROWS, assert_same_bits, build, factors, train
 
-from gpumlp import SGD, Adam, Dense, Sequential, SoftmaxCrossEntropy, Trainer, get_backend
+from gpumlp import SGD, Adam, Dense, Sequential, SoftmaxCrossEntropy, Trainer, cli, get_backend
 from gpumlp.backend import Activation, Backend
 from gpumlp.backend import schedule as schedule_module
 from gpumlp.backend.capture import CapturedCalls, runs_at_once
 from gpumlp.backend.launch import KernelCall
 from gpumlp.backend.schedule import schedule
 from gpumlp.engine import Batches, TrainingStep, get_engine
-from gpumlp.errors import DeviceError
+from gpumlp.errors import DeviceError, DivergedError
+from gpumlp.losses import MeanSquaredError
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import OPTIMIZERS
 
@@ -379,6 +382,36 @@ def test_two_networks_train_in_turns_on_one_device(cuda):
     expected = train(build("adam", "plain", backend=cuda), "graph", epochs=1)["values"]
     np.testing.assert_array_equal(cuda.to_numpy(second.model.flat.values), cuda.to_numpy(expected))
     np.testing.assert_array_equal(cuda.to_numpy(fit(cuda)[0].model.flat.values), alone)
+
+
+def test_a_run_that_diverges_on_a_gpu_names_the_step_and_the_tensor(cuda):
+    messages = []
+    for backend in (cuda, get_backend("cpu")):
+        rng = np.random.default_rng(0)
+        x, y = 10 * rng.normal(size=(ROWS, 6)).astype(np.float32), rng.normal(size=(ROWS, 1))
+        model = Sequential(Dense(6, 8, "relu", backend), Dense(8, 1, backend=backend), seed=0)
+        trainer = Trainer(model, MeanSquaredError(backend=backend), SGD(1.0), batch_size=5)
+        with pytest.raises(DivergedError) as caught:
+            trainer.fit(backend.asarray(x), y, epochs=50)
+        messages.append(re.sub(r"[\d.]+e\+?\d+", "(a number)", str(caught.value)))
+    assert "first not finite" in messages[0]
+    assert messages[0] == messages[1]
+
+
+def test_a_run_from_the_command_line_on_the_stand_in_is_that_of_the_cpu(tmp_path, capsys):
+    losses = {}
+    for device in ("cuda", "cpu"):
+        folder = tmp_path / device
+        command = ["train", "--config", "diabetes", "--device", device, "--run-dir", str(folder)]
+        with installed(tmp_path):
+            assert cli.main([*command, "--set", "train.epochs=3", "--no-progress"]) == 0
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses[device] = [[r["loss"], r["val_loss"], r["val_rmse"]] for r in records]
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], 1e-4)
+    environment = json.loads((tmp_path / "cuda" / "env.json").read_text())
+    expected = {"gpu": "Stand-In 1", "cublaslt": 130000, "products": "fp32", "device": "cuda:0"}
+    assert expected.items() <= environment.items()
+    assert "cuda:0, fp32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", ["plain", "accumulate all"])
