@@ -4,6 +4,7 @@ from typing import Any
 
 from .build import steps_per_epoch
 from .experiment import Experiment
+from .out_of_memory import parameter_bytes
 from .report import introduction
 from .run_folder import to_json
 from .wording import count, number, size
@@ -12,7 +13,7 @@ from .wording import count, number, size
 def dry_run(experiment: Experiment) -> dict[str, Any]:
     """Run one training step and return its loss and the estimates; writes nothing.
 
-    Sizes are in bytes: "parameters" with gradients and the optimizer's state, "data" the scaled
+    Sizes are in bytes: "parameters" with gradients, optimizer state and copies, "data" the scaled
     parts, "batch" what a step works on; "model" and "metrics" are files of the run folder.
     """
     config, network, train = experiment.config, experiment.network, experiment.data.train
@@ -21,7 +22,6 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     steps = steps_per_epoch(config, len(train.x))
     arrays = [a for part in experiment.parts.values() for a in (part.x, part.y, part.sample_weight)]
     flat = network.flat
-    state = sum(array.nbytes for array in trainer.optimizer.state.values())
     one_value = flat.values.itemsize
     return {
         "loss": record["loss"],
@@ -29,7 +29,7 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
         "steps_per_epoch": steps,
         "steps": min(steps * config.train.epochs, config.train.max_steps or float("inf")),
         "memory": {
-            "parameters": flat.values.nbytes + flat.gradients.nbytes + state,
+            "parameters": parameter_bytes(trainer),
             "data": sum(array.nbytes for array in arrays if array is not None),
             "batch": trainer.workspace_bytes,
         },

@@ -15,6 +15,7 @@ from .initializers import initialize
 from .parameters import FlatParameters, Parameter, Sink, gradient_sink
 
 Into = Callable[[Parameter], Sink]
+BATCH = ("_x", "_kept", "_key", "_first_row")  # what a layer keeps of the last forward pass
 
 
 class Layer:
@@ -31,8 +32,12 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle carries the parameters, not the last batch."""
-        batch = ("_x", "_kept", "_key", "_first_row")
-        return {name: value for name, value in self.__dict__.items() if name not in batch}
+        return {name: value for name, value in self.__dict__.items() if name not in BATCH}
+
+    def forget(self) -> None:
+        """Give back the memory of the last forward pass."""
+        for name in BATCH:
+            self.__dict__.pop(name, None)
 
     @property
     def parameters(self) -> list[Parameter]:

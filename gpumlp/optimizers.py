@@ -75,9 +75,8 @@ class Optimizer:
         if taken:
             raise ValueError(f"{', '.join(taken)}: the layer was taken over by another Sequential")
         if self._flat is not flat:
-            self._flat = flat
-            self.steps = 0
-            self.state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
+            state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
+            self._flat, self.steps, self.state = flat, 0, state  # all, or nothing without memory
         self._decays = sorted({decay for _, decay in flat.decay_ranges(self.weight_decay)})
         self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
 

@@ -18,6 +18,7 @@ from .losses import Loss
 from .metrics import evaluate, select
 from .model import Sequential
 from .optimizers import Optimizer
+from .out_of_memory import explained, of_prediction, of_training
 from .ranges import check_number, whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
@@ -158,6 +159,7 @@ class Trainer:
         """End training after the event under way; `stop_reason` keeps why."""
         self.stop_reason = self.stop_reason or reason  # the first one counts
 
+    @explained(of_training)
     def fit(
         self,
         x: Array,
@@ -179,8 +181,9 @@ class Trainer:
             validation: (x, y) or (x, y, sample_weight), evaluated after each epoch.
 
         Returns the history, also of earlier calls. Raises DivergedError, which names step and
-        tensor, when the loss is no longer finite, and before anything is changed ValueError for
-        data that do not fit (see `samples`).
+        tensor, when the loss is no longer finite, DeviceError, which says what fits, when memory
+        runs out, and before anything is changed ValueError for data that do not fit (see
+        `samples`).
         """
         epochs = whole_number("epochs", epochs, 1)
         if max_steps is not None:
@@ -322,6 +325,7 @@ class Trainer:
             record["accuracy"] = correct / batches.count_taken
         return record | {"samples_per_s": rows / seconds, "seconds": seconds}
 
+    @explained(of_prediction)
     def evaluate(self, x: Array, y: Array, sample_weight: Array | None = None) -> dict[str, float]:
         """Return the cost ("loss") and the metrics of rows x (N, D) with targets y.
 
@@ -345,6 +349,7 @@ class Trainer:
         metrics = evaluate(self.task, target, prediction, self.metrics, weight)
         return {"loss": loss.cost} | metrics
 
+    @explained(of_prediction)
     def predict(self, x: Array) -> Array:
         """Return predictions for rows x (N, D): probabilities, rates or values, (N, K).
 

@@ -61,8 +61,10 @@ LAYERS = [
     "gpumlp.engine.watch",
     "gpumlp.engine",
     "gpumlp.engine.divergence",
-    "gpumlp.trainer",
+    "gpumlp.engine.footprint",
     "gpumlp.wording",
+    "gpumlp.out_of_memory",
+    "gpumlp.trainer",
     "gpumlp.callbacks",
     "gpumlp",
 ]

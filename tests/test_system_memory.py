@@ -72,6 +72,15 @@ def test_a_system_that_says_nothing_is_no_problem(files, content):
     assert CpuBackend().free_memory() is None
 
 
+def test_the_limit_of_the_process_counts(files, monkeypatch):
+    resource = pytest.importorskip("resource")
+    files |= MACHINE | {"/proc/self/status": "Name:\tpython\nVmSize:\t 2500 kB\n"}
+    for limit, free in ((3000, 500), (2000, 0), (9000, 4000), (None, 4000)):
+        most = resource.RLIM_INFINITY if limit is None else limit * KB
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (most, most))
+        assert system_memory() == SystemMemory(8000 * KB, free * KB, None)
+
+
 def test_a_backend_on_the_cpu_has_the_memory_of_the_system(files):
     files |= MACHINE
     assert CpuBackend().free_memory() == Backend(np, "float64").free_memory() == 4000 * KB

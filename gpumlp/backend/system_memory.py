@@ -1,5 +1,7 @@
 """How much memory this process may still take, as the operating system and the container say."""
 
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,11 @@ def system_memory() -> SystemMemory | None:
         total, free = facts["MemTotal:"] * 1024, facts["MemAvailable:"] * 1024
     except (OSError, KeyError, ValueError):
         return None
+    with suppress(ImportError, OSError, KeyError, ValueError):  # what `ulimit -v` leaves
+        resource = import_module("resource")
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            free = min(free, max(0, most - _numbers("/proc/self/status")["VmSize:"] * 1024))
     for names in CONTAINERS:
         limit, use, statistics, cached = (f"/sys/fs/cgroup/{name}" for name in names)
         try:
@@ -48,4 +55,4 @@ def system_memory() -> SystemMemory | None:
 def _numbers(path: str) -> dict[str, int]:
     """Return the first number of each line by its first word."""
     lines = (line.split() for line in Path(path).read_text().splitlines())
-    return {words[0]: int(words[1]) for words in lines if len(words) > 1}
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}

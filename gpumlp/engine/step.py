@@ -159,6 +159,11 @@ class TrainingStep:
             counter[...] = 0
         self.batches.position = 0
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what is kept for each row of an effective batch."""
+        return sum(int(a.nbytes) for a in (self._index, self._losses, self._correct))
+
     def sums(self) -> tuple[float, float]:
         """Return (Σ w l, Σ w over correct rows) of the epoch so far; waits for the device."""
         return float(self._losses.sum()), float(self._correct.sum())
