@@ -46,8 +46,10 @@ def dependencies(calls: Sequence[DeviceCall]) -> list[set[int]]:
 
 
 def _spans(call: DeviceCall) -> list[tuple[Span, bool]]:
-    written = [*call.writes]
-    return [(s, False) for s in call.reads if s not in written] + [(s, True) for s in written]
+    """Return what a call reads, and what it writes, as pairs with whether it is written."""
+    written = {*call.writes}
+    found = [(span, span in written) for span in dict.fromkeys([*call.reads, *call.writes])]
+    return [(span, writes) for span, writes in found if span.start < span.end]
 
 
 def _overlap(one: Span, other: Span) -> bool:
