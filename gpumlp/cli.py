@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, train
-from .commands import configs, doctor, explain, features, fetch, gradcheck
+from .commands import configs, doctor, explain, features, fetch, gradcheck, parity
 from .console import guarded
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),
+    "parity": (parity, "compare every way to run a configuration here, step by step"),
     "config": (configs, "list, show or describe configurations"),
     "fetch": (fetch, "download a data set that does not ship"),
     "doctor": (doctor, "say what this machine has and what is missing"),

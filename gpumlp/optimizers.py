@@ -130,8 +130,13 @@ class Optimizer:
             if self.clip_norm is not None:
                 backend.clip_norm(flat.gradients, self.clip_norm, backend.scratch(flat.gradients))
             self._add_penalties(flat.gradients, backend)
+        self.descend(backend, written_through)
+
+    def descend(self, backend: Backend, written_through: bool = False) -> None:
+        """Take the step by the gradient as it is; `update` has clipped it and added penalties."""
+        if not written_through:
             self._update(backend)
-        for parameter in flat.parameters:
+        for parameter in self.flat.parameters:
             if parameter.max_norm is not None and parameter.is_weight:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))

@@ -188,12 +188,12 @@ class Trainer:
         epochs = whole_number("epochs", epochs, 1)
         if max_steps is not None:
             max_steps = whole_number("max_steps", max_steps, 1)
-        data, held_out = self._samples(x, y, sample_weight), None
+        held_out = None
         if validation is not None:
             if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
                 raise ValueError("validation must be (x, y) or (x, y, sample_weight)")
             held_out = self._samples(*validation, part="validation ")
-        training = TrainingStep(self.model, self.loss, self.optimizer, self._batches(data))
+        training = self.training_step(x, y, sample_weight)
         batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
         self.stop_reason, self.best_epoch = None, None
@@ -213,6 +213,11 @@ class Trainer:
             self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
         return self.history
+
+    def training_step(self, x: Array, y: Array, sample_weight: Array | None = None) -> TrainingStep:
+        """Return the step that `fit` repeats on these data; an engine runs it."""
+        data = self._samples(x, y, sample_weight)
+        return TrainingStep(self.model, self.loss, self.optimizer, self._batches(data))
 
     def _samples(self, *data: Array, part: str = "") -> Samples:
         return as_samples(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpumlp.backend import OPERATIONS, Backend
-from gpumlp.engine import ENGINES, TrainingStep, divergence, get_engine
+from gpumlp.engine import ENGINES, divergence, get_engine
 from gpumlp.engine.watch import NAMES, OUTPUTS, WatchingBackend
 from gpumlp.errors import DivergedError
 from gpumlp.layers import Activation, Dense, Dropout
@@ -105,8 +105,7 @@ def test_the_parameters_are_then_those_after_that_step(engine):
     _, step, _ = diverge(trainer)
     assert step == 5
     same = trainer_of(SGD(10.0), engine=engine)
-    batches = same._batches(same._samples(X, Y))
-    training = TrainingStep(same.model, same.loss, same.optimizer, batches)
+    training = same.training_step(X, Y)
     runner = get_engine(engine, training)
     for epoch, n in ((0, STEPS), (1, step - STEPS)):
         training.begin_epoch(epoch, epoch * STEPS, np.ones(STEPS))
@@ -164,9 +163,7 @@ def test_what_overflows_is_named(optimizer, w, x, y, tensor, epochs):
 def test_the_layers_passes_and_letters_are_right():
     """Each tensor in turn is spoilt by hand where the operation that computes it has run."""
     trainer = trainer_of(SGD(0.1, clip_norm=9.0), dropout=0.3)
-    training = TrainingStep(
-        trainer.model, trainer.loss, trainer.optimizer, trainer._batches(trainer._samples(X, Y))
-    )
+    training = trainer.training_step(X, Y)
     training.begin_epoch(0, 0, np.ones(STEPS))
     names = []
 
@@ -363,9 +360,7 @@ def test_a_finite_run_has_the_bits_of_its_steps_alone(name, engine):
     trainer = trainer_of(OPTIMIZERS[name](), dropout=0.2, engine=engine)
     trainer.fit(X, Y, epochs=3)
     same = trainer_of(OPTIMIZERS[name](), dropout=0.2)
-    training = TrainingStep(
-        same.model, same.loss, same.optimizer, same._batches(same._samples(X, Y))
-    )
+    training = same.training_step(X, Y)
     runner = get_engine(engine, training)
     for epoch in range(3):
         training.begin_epoch(epoch, epoch * STEPS, np.ones(STEPS))
