@@ -79,9 +79,11 @@ class Gpumlp(Contender):
     a trainer shows are part of its step.
     """
 
+    wanted_engine = "auto"
+
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        backend = self.backend = self.choose_backend(problem.device)
+        backend = self.backend = self.choose_backend(problem.device, problem.precision)
         self.kernels = describe(backend).get("kernels")
         sizes, activation = problem.net.sizes, problem.activation
         model = self.model = multilayer_perceptron(sizes, activation, backend=backend)
@@ -94,9 +96,9 @@ class Gpumlp(Contender):
         self.load()
 
     @staticmethod
-    def choose_backend(device: str) -> Backend:
+    def choose_backend(device: str, precision: str) -> Backend:
         """Return what computes."""
-        return get_backend(device)
+        return get_backend(device, precision)
 
     def load(self) -> None:
         """Bring the data to the device, and make what runs steps."""
@@ -111,7 +113,7 @@ class Gpumlp(Contender):
             seed=problem.seed,
         )
         self.training = TrainingStep(self.model, self.loss, self.optimizer, batches)
-        self.runner = get_engine("auto", self.training)
+        self.runner = get_engine(self.wanted_engine, self.training)
         self.engine = self.runner.name
 
     def begin_epoch(self) -> None:
@@ -159,7 +161,7 @@ class GpumlpPlain(Gpumlp):
     """The plain formulas: no native kernels, and products by `numpy.matmul`."""
 
     @staticmethod
-    def choose_backend(device: str) -> Backend:
+    def choose_backend(device: str, precision: str) -> Backend:
         """As in `Gpumlp`."""
         return Backend(np)
 
@@ -168,9 +170,26 @@ class GpumlpNumpy(Gpumlp):
     """What is used where gpumlp was installed without a compiler."""
 
     @staticmethod
-    def choose_backend(device: str) -> Backend:
+    def choose_backend(device: str, precision: str) -> Backend:
         """As in `Gpumlp`."""
         return CpuBackend(kernels=False)
+
+
+class GpumlpEager(Gpumlp):
+    """The step's code run anew each time: what recording it saves."""
+
+    wanted_engine = "eager"
+
+
+class GpumlpUnforked(Gpumlp):
+    """CUDA graphs in which one call runs after another: what a second branch saves."""
+
+    @staticmethod
+    def choose_backend(device: str, precision: str) -> Backend:
+        """As in `Gpumlp`."""
+        backend = get_backend(device, precision)
+        backend.branches = 1  # type: ignore[attr-defined]  # which a CUDA backend has
+        return backend
 
 
 class GpumlpTrainer(Gpumlp):

@@ -31,9 +31,17 @@ NETS = {
     "cpu": [*STEP_NETS, "4096-4096-4096-10@512"],
     "cuda": [*STEP_NETS, "4096-4096-4096-10@8192", "64-64-64-64-16@65536"],
 }
-PEERS = ["torch", "torch-compile", "jax", "jax-step", "sklearn"]
-VARIANTS = ["gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer"]  # gpumlp run in another way
+PEERS = [
+    *("torch", "torch-compile", "torch-graph", "torch-graph-50"),
+    *("jax", "jax-unroll-8", "jax-step", "sklearn"),
+]
+VARIANTS = [  # gpumlp run in another way
+    *("gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer", "gpumlp-eager", "gpumlp-unforked"),
+]
 CPU_ONLY = {"sklearn", "gpumlp-plain", "gpumlp-numpy"}
+CUDA_ONLY = {"torch-graph", "torch-graph-50", "gpumlp-unforked"}
+# left out unless they are asked for; unrolling saves a CPU nothing and is slow to compile
+NOT_BY_DEFAULT = {"cpu": CUDA_ONLY | {"jax-unroll-8"}, "cuda": CPU_ONLY}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -46,12 +54,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", help="as in 784-30-10@10,784-128-10@64; default: the standard")
     parser.add_argument(
         "--peers",
-        help=f"of {','.join(PEERS)}, or none; default: those installed; besides, gpumlp by the "
-        "plain formulas, as without a compiler, and by Trainer.fit: " + ",".join(VARIANTS),
+        help=f"of {','.join(PEERS)}, or none; default: those installed that suit the device; "
+        "besides, gpumlp by the plain formulas, as without a compiler, by Trainer.fit, step by "
+        "step, and as CUDA graphs without branches: " + ",".join(VARIANTS),
     )
     parser.add_argument("--optimizers", default="sgd", help="of sgd,adam; default: sgd")
     parser.add_argument(
         "--what", help="of step,epoch; default: step, and epoch on the three smallest standard nets"
+    )
+    parser.add_argument(
+        "--precision", choices=["fp32", "tf32"], default="fp32", help="tf32: with --device cuda"
     )
     parser.add_argument("--rounds", type=int, help="default: 9, or 3 with --quick")
     options = parser.parse_args(arguments)
@@ -65,6 +77,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.optimizers = choose("optimizer", options.optimizers, ["sgd", "adam"])
         if options.what is not None:
             options.what = choose("what", options.what, ["step", "epoch"])
+        if options.precision != "fp32" and options.device == "cpu":
+            raise ValueError(f"precision {options.precision!r} needs --device cuda")
         if options.rounds is not None and options.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {options.rounds}")
     except ValueError as error:
@@ -88,7 +102,7 @@ def choose_peers(text: str | None, device: str, quick: bool) -> list[str]:
     """
     missing = {peer for peer in PEERS if find_spec(SYSTEMS[peer][2]) is None}
     if text is None:
-        left_out = missing | (CPU_ONLY if device == "cuda" else set())
+        left_out = missing | NOT_BY_DEFAULT[device]
         left_out |= {"torch-compile"} if quick else set()
         return [peer for peer in PEERS if peer not in left_out]
     peers = [] if text == "none" else choose("peer", text, [*PEERS, *VARIANTS])
@@ -97,6 +111,8 @@ def choose_peers(text: str | None, device: str, quick: bool) -> list[str]:
             raise ValueError(f"peer {peer!r} is not installed: no module {SYSTEMS[peer][2]!r}")
         if peer in CPU_ONLY and device == "cuda":
             raise ValueError(f"peer {peer!r} runs on the CPU only")
+        if peer in CUDA_ONLY and device == "cpu":
+            raise ValueError(f"peer {peer!r} runs on CUDA only")
     return peers
 
 
@@ -117,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
             say(f"start {system}")
             workers.append(Worker(system))
             stack.callback(workers[-1].close)
-        bench = Bench(workers, options.device, options.quick, options.rounds)
+        bench = Bench(workers, options.device, options.quick, options.rounds, options.precision)
         for net in options.nets:
             whats = options.what or (["step", "epoch"] if str(net) in EPOCH_NETS else ["step"])
             for optimizer in options.optimizers:

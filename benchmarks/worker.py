@@ -19,11 +19,16 @@ SYSTEMS = {
     "gpumlp-plain": ("contenders", "GpumlpPlain", "gpumlp"),
     "gpumlp-numpy": ("contenders", "GpumlpNumpy", "gpumlp"),
     "gpumlp-trainer": ("contenders", "GpumlpTrainer", "gpumlp"),
+    "gpumlp-eager": ("contenders", "GpumlpEager", "gpumlp"),
+    "gpumlp-unforked": ("contenders", "GpumlpUnforked", "gpumlp"),
     "torch": ("torch_peer", "Torch", "torch"),
     "torch-1": ("torch_peer", "TorchOneThread", "torch"),
     "torch-compile": ("torch_peer", "TorchCompile", "torch"),
+    "torch-graph": ("torch_peer", "TorchGraph", "torch"),
+    "torch-graph-50": ("torch_peer", "TorchGraph50", "torch"),
     "jax": ("jax_peer", "Jax", "jax"),
     "jax-step": ("jax_peer", "JaxStep", "jax"),
+    "jax-unroll-8": ("jax_peer", "JaxUnroll8", "jax"),
     "sklearn": ("sklearn_peer", "Sklearn", "sklearn"),
 }
 
@@ -126,11 +131,13 @@ class Served:
         accuracy = self.contender.problem.accuracy(self.contender.weights())
         return {"accuracy": accuracy, "seconds": perf_counter() - began}
 
-    def peak(self, device: str, n: int, for_seconds: float) -> dict[str, Any]:
+    def peak(
+        self, device: str, n: int, for_seconds: float, precision: str = "fp32"
+    ) -> dict[str, Any]:
         """The most operations per second of products of n × n matrices, float32."""
         from gpumlp import get_backend
 
-        backend = get_backend(device)
+        backend = get_backend(device, precision)
         a, b, out = (backend.zeros((n, n)) + 1 for _ in range(3))
         best, end = float("inf"), perf_counter() + for_seconds
         while perf_counter() < end:

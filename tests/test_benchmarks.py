@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from gpumlp.errors import DeviceError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PEERS = {"torch": "torch", "jax": "jax", "jax-step": "jax", "sklearn": "sklearn"}
-PEERS |= dict.fromkeys(["gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer"], "gpumlp")
+PEERS |= {"jax-unroll-8": "jax"}
+PEERS |= dict.fromkeys(["gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer", "gpumlp-eager"], "gpumlp")
 PNG = b"\x89PNG\r\n"
 FIELDS = {
     "net": str,
@@ -127,7 +130,7 @@ def test_quick_run_times_a_peer_and_writes_the_fixed_json(peer, tmp_path):
     assert f"; kernels: {environment['kernels']}" in done.stdout
     if peer in ("gpumlp-plain", "gpumlp-numpy"):
         assert systems[peer]["kernels"] == "numpy"
-    elif peer == "gpumlp-trainer":
+    elif peer in ("gpumlp-trainer", "gpumlp-eager"):
         assert systems[peer]["kernels"] == environment["kernels"]
     else:
         assert "kernels" not in systems[peer]
@@ -258,6 +261,74 @@ def test_the_default_peers_are_other_libraries(benchmark_module):
     assert {*training.PEERS, *training.VARIANTS} | {"gpumlp", "torch-1"} == {
         *benchmark_module("worker").SYSTEMS
     }
+
+
+def test_what_runs_on_one_kind_of_device_is_refused_on_the_other(benchmark_module):
+    choose = benchmark_module("training").choose_peers
+    with pytest.raises(ValueError, match="'gpumlp-unforked' runs on CUDA only"):
+        choose("gpumlp-unforked", "cpu", False)
+    with pytest.raises(ValueError, match="'gpumlp-numpy' runs on the CPU only"):
+        choose("gpumlp-numpy", "cuda", False)
+    assert "jax-unroll-8" not in choose(None, "cpu", False)
+    for peer in ("torch-graph", "torch-graph-50", "jax-unroll-8"):
+        package = benchmark_module("worker").SYSTEMS[peer][2]
+        assert (peer in choose(None, "cuda", False)) == installed(package)
+
+
+def test_tf32_needs_a_gpu():
+    done = run_training("--precision", "tf32", "--quick")
+    assert done.returncode == 2
+    assert "precision 'tf32' needs --device cuda" in done.stderr
+
+
+def test_tf32_is_compared_less_strictly(benchmark_module):
+    rounds, net = benchmark_module("rounds"), benchmark_module("problem").Net.parse("4-3@5")
+    ours = {"loss": 1.0, "norms": [1.0]}
+    replies = {"gpumlp": ours, "x": {"loss": 1.0005, "norms": [1.005]}}
+    rounds.check(net, replies, looser=rounds.TF32_ERROR)
+    with pytest.raises(rounds.CheckError, match="x does not train"):
+        rounds.check(net, replies)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_graph_of_pytorch_takes_the_steps_of_the_plain_loop(
+    benchmark_module, optimizer, at_once
+):
+    """Without a GPU: instead of graphs that replay a step, steps are run anew."""
+    pytest.importorskip("torch")
+    problem, peer = benchmark_module("problem"), benchmark_module("torch_peer")
+    data = problem.Problem(problem.Net.parse("6-5-4-3@10"), 85, optimizer, "cpu")
+
+    class OnCpu(peer.TorchGraph):
+        in_graph, steps_at_once = False, at_once
+        captured: ClassVar[list[int]] = []
+
+        def compiled(self, function):
+            return function
+
+        def aside(self, work):
+            work()
+
+        def capture(self, steps):
+            self.captured.append(steps)
+            return SimpleNamespace(replay=lambda: [self._step() for _ in range(steps)])
+
+    contenders = peer.Torch(data), OnCpu(data)
+    for contender in contenders:
+        contender.prepare(7)
+        contender.run(4)
+        contender.run(3)
+    for ours, theirs in zip(*(c.weights() for c in contenders), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert sorted({*OnCpu.captured}) == sorted({1, at_once})
+    for contender in contenders:
+        contender.epoch()
+        contender.epoch()
+    for ours, theirs in zip(*(c.weights() for c in contenders), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_the_variants_of_gpumlp_compute_with_what_their_names_say(benchmark_module):
