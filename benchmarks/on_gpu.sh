@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, in one command: what the machine has, a training run, the tests
-# marked gpu, and the benchmarks. Writes benchmarks/results/GPU-NAME/: environment, logs, figures.
-#   benchmarks/on_gpu.sh [PYTHON]      (gpumlp importable, with CuPy and the extras test and bench)
-# Each step runs whatever became of the one before; the last lines and summary.txt say how each ended,
-# and the exit code is 0 only if all of them did well (5: no usable GPU, nothing was run).
+# Everything that needs an NVIDIA GPU, in one command: what the machine has and allows, a training run,
+# parity, the tests marked gpu, compute-sanitizer, and the benchmarks. Writes
+# benchmarks/results/GPU-NAME/: environment, figures, and logs.txt with all that was printed.
+#   benchmarks/on_gpu.sh [--only NAME,NAME...] [PYTHON]   (gpumlp importable, with CuPy, and the extras
+#                                                          test and bench; the names stand below)
+# Each step runs whatever became of the one before, for at most 9 minutes; the last lines and
+# summary.txt say how each ended, and the exit code is 0 only if all of them did well (5: no usable
+# GPU, nothing was run; 124 in the summary: out of time).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 6
+only=
+if [ "${1:-}" = --only ]; then
+    only=,$2,
+    shift 2
+fi
 python=${1:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
@@ -27,30 +35,56 @@ trap 'rm -rf "$scratch"' EXIT
 
 failed=0
 : > "$out/summary.txt" || exit 6
-step() { # NAME COMMAND...: run it, keep what it prints in NAME.txt
+: > "$out/logs.txt" || exit 6
+step() { # NAME COMMAND...: run it if it is wanted, keep what it prints in logs.txt
     local name=$1 code=0 began=$SECONDS
     shift
-    echo "== $name: $*"
-    "$@" 2>&1 | tee "$out/$name.txt" || code=$?
+    case "${only:-,$name,}" in *,"$name",*) ;; *) return ;; esac
+    echo "== $name: $*" | tee -a "$out/logs.txt"
+    timeout 540 "$@" 2>&1 | tee -a "$out/logs.txt" || code=$?
     ((code == 0)) || failed=1
-    echo "$name: exit $code after $((SECONDS - began)) s" | tee -a "$out/summary.txt"
+    echo "$name: exit $code after $((SECONDS - began)) s" | tee -a "$out/logs.txt" >> "$out/summary.txt"
 }
-versions() {
-    date -u +%FT%TZ
-    git log -1 --format='commit %H' 2>/dev/null || echo "not a git checkout"
-    nvidia-smi || return
-    "$python" -m pip list 2>/dev/null | grep -iE '^(numpy|cupy|torch|jax|jaxlib|nvidia|cuda)'
-}
+# what runs in a shell of its own, so that it can be stopped
+versions='date -u +%FT%TZ
+git log -1 --format="commit %H" 2> /dev/null || echo "not a git checkout"
+nvidia-smi || exit
+"$0" -m pip list 2> /dev/null | grep -iE "^(numpy|cupy|torch|jax|jaxlib|nvidia|cuda)"'
+# which libraries of CUDA a training run has loaded: what an installation must have
+libraries='
+import re, sys
+from pathlib import Path
+from gpumlp import cli
+code = cli.main(["train", "--config", "digits", "--device", "cuda", "--run-dir", sys.argv[1], "-q"])
+maps = Path("/proc/self/maps").read_text()
+print(*sorted({*re.findall(r"/(lib(?:cu|nv)[^/ ]*\.so[.\d]*)$", maps, re.M)}), sep="\n")
+sys.exit(code)'
 
-step environment versions
+step environment bash -c "$versions" "$python"
 step doctor "$python" -m gpumlp.cli doctor --device cuda
+step facts "$python" benchmarks/gpu_facts.py --out "$out/facts.json"
 step smoke "$python" -m gpumlp.train --config digits --device cuda --run-dir "$scratch/digits"
+step libraries "$python" -c "$libraries" "$scratch/libraries"
+for config in digits breast_cancer diabetes xor deep wide deep_sigmoid full_batch; do
+    step "parity-$config" "$python" -m gpumlp.cli parity --config "$config" --device cuda
+done
 step tests "$python" -m pytest -m gpu -p no:cacheprovider
+if command -v compute-sanitizer > /dev/null; then
+    for tool in memcheck racecheck; do
+        step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$python" -m pytest -m gpu -k sanitizer -p no:cacheprovider tests/test_cuda.py
+    done
+fi
 for optimizer in sgd adam; do
     step "training-$optimizer" "$python" benchmarks/training.py --device cuda \
         --optimizers "$optimizer" \
         --out "$out/training-$optimizer.json" --plot "$out/training-$optimizer.png"
 done
+step training-tf32 "$python" benchmarks/training.py --device cuda --precision tf32 \
+    --nets 784-1024-1024-1024-10@256,4096-4096-4096-10@8192 --out "$out/training-tf32.json"
+step variants "$python" benchmarks/training.py --device cuda --what step \
+    --peers gpumlp-unforked,gpumlp-eager,gpumlp-trainer \
+    --nets 784-30-10@10,784-128-10@64,784-500-500-10@100 --out "$out/variants.json"
 step kernels "$python" benchmarks/kernels.py --device cuda \
     --out "$out/kernels.json" --plot "$out/kernels.png"
 step cpu_vs_gpu "$python" benchmarks/cpu_vs_gpu.py --device cuda \

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudaBackend
 
 import gpumlp
 from gpumlp.backend import Backend, CpuBackend, get_backend
@@ -629,14 +630,37 @@ def test_on_gpu_runs_every_step_whatever_fails_and_says_how_each_ended(tmp_path)
     )
     assert ended["tests"] == "3"
     assert done.returncode == 1
-    others = ["doctor", "smoke", "training-sgd", "training-adam", "kernels", "cpu_vs_gpu"]
+    others = ["doctor", "facts", "smoke", "libraries", "parity-digits", "parity-xor", "kernels"]
+    others += ["training-sgd", "training-adam", "training-tf32", "variants", "cpu_vs_gpu"]
     assert [ended[name] for name in others] == ["0"] * len(others)
     assert done.stdout.splitlines()[-len(ended) :] == open_lines(out / "summary.txt")
+    said = open_lines(out / "logs.txt")
     for name in ("kernels", "cpu_vs_gpu"):
-        said = open_lines(out / f"{name}.txt")[0]
-        assert said.startswith(
-            f"ran benchmarks/{name}.py --device cuda --out benchmarks/results/a-"
-        )
+        command = f"benchmarks/{name}.py --device cuda --out benchmarks/results/a-gpu/{name}.json"
+        assert any(line.startswith(f"ran {command}") for line in said)
+    again = subprocess.run(
+        ["bash", script, "--only", "doctor,kernels", str(stand_in)], capture_output=True, timeout=60
+    )
+    assert again.returncode == 0
+    ended = [line.split(":")[0] for line in open_lines(out / "summary.txt")]
+    assert ended == ["doctor", "kernels"]
+
+
+def test_the_facts_of_a_gpu_are_all_answered_on_the_stand_in(benchmark_module, monkeypatch):
+    module = benchmark_module("gpu_facts")
+    backend = FakeCudaBackend(tune=False)
+    monkeypatch.setattr(module, "get_backend", lambda *named: backend)
+    monkeypatch.setattr(module.Facts, "copy_tb_per_s", lambda facts, nbytes: 1.0)
+    monkeypatch.setattr(module, "REPEATS", 1)
+    host = module.Facts.host_seconds
+    monkeypatch.setattr(module.Facts, "host_seconds", lambda facts, work: host(facts, work, 1))
+    right = module.Facts.product_tflops
+    monkeypatch.setattr(module.Facts, "product_tflops", lambda facts, p, n: right(facts, p, 32))
+    answers = module.find_facts(backend)
+    numbers = {question: answer for question, answer in answers.items() if question[:4] != "CuPy"}
+    assert all(isinstance(answer, float) for answer in numbers.values()), numbers
+    assert "CaptureError" in answers["CuPy's product in a capture"]
+    assert len(answers) == 13
 
 
 def open_lines(path):
