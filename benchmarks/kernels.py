@@ -26,7 +26,8 @@ from report import Row, cpu_model, kernel_table, paired_ratio, summary
 from rounds import CheckError, exit_code_of, say
 
 from gpumlp import get_backend
-from gpumlp.backend import Array, Backend
+from gpumlp.backend import Backend
+from gpumlp.backend.cuda import CupyFormulas
 from gpumlp.environment import describe
 
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -36,23 +37,9 @@ FLUSH_BYTES = 2**28  # read between two calls, more than a GPU's cache holds
 CALLS = 16  # of a plan, so that a GPU's launch of it counts little
 
 
-class PlainOnCuda(Backend):
-    """The plain formulas on CuPy, whose `take` has no mode."""
-
-    def begin_step(self, clock: Array, rows: Sequence[Array], tables: Sequence[Array]) -> None:
-        """As in `Backend`."""
-        for row, table in zip(rows, tables, strict=True):
-            table.take(clock, 0, row)
-        self.xp.add(clock, 1, out=clock)
-
-    def gather(self, out: Array, source: Array, index: Array) -> None:
-        """As in `Backend`."""
-        source.take(index, 0, out)
-
-
 def plain(fused: Backend, dtype: str = "float32") -> Backend:
     """Return the plain formulas on the device of a backend."""
-    return (Backend if fused.xp is np else PlainOnCuda)(fused.xp, dtype)
+    return (Backend if fused.xp is np else CupyFormulas)(fused.xp, dtype)
 
 
 def check(case: Case, shape: tuple[int, ...], fused: Backend) -> None:

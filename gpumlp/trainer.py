@@ -289,6 +289,8 @@ class Trainer:
             started, before = perf_counter(), self.step
             engine.run(n)
             self.optimizer.steps += n
+            if self.step == end < self.last_step:
+                training.batches.draw(self.epoch)  # of the next one: a GPU is still at work
             self._check(training, start, before, end)
             pace = (perf_counter() - started) / n
             n = max(1, int(PROGRESS_SECONDS / max(pace, 1e-9)))

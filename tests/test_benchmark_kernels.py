@@ -3,13 +3,12 @@
 import importlib
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_backend import stand_in
+from fake_cuda import CUPY, FakeCudaBackend
 
 from gpumlp.backend import ACTIVATIONS, OPERATIONS, POINTWISE, Backend, CpuBackend, get_backend
 
@@ -296,33 +295,33 @@ class Event:
         self.at = Event.happened
 
 
-@pytest.mark.usefixtures("small")
-def test_a_gpu_is_timed_by_its_events_and_its_cache_is_emptied(monkeypatch, tmp_path, capsys):
-    cupy = stand_in(devices=1)
-    cupy.cuda.Event = Event
-    cupy.cuda.get_elapsed_time = lambda began, ended: 1e3 * (ended.at - began.at)
-    cupy.cuda.runtime.getDeviceProperties = lambda index: {"name": b"A GPU"}
-    cupy.cuda.runtime.runtimeGetVersion = cupy.cuda.runtime.driverGetVersion = lambda: 1
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+def test_a_gpu_is_timed_by_its_events_and_its_cache_is_emptied(monkeypatch):
+    backend = FakeCudaBackend(tune=False)
+    monkeypatch.setattr(CUPY.cuda, "Event", Event)
+    elapsed = lambda began, ended: 1e3 * (ended.at - began.at)  # noqa: E731
+    monkeypatch.setattr(CUPY.cuda, "get_elapsed_time", elapsed)
+    monkeypatch.setattr(kernels, "FLUSH_BYTES", 400)
 
-    def counted(self, *args):
-        Event.happened += 1
+    def repeat(n):
+        Event.happened += n
 
-    monkeypatch.setattr(Backend, "sgd_step", counted)
-    backend = get_backend("cuda")
     clock = kernels.DeviceClock(backend)
-    repeat = backend.replay([partial(counted, None)])
     for out_of_cache in (False, True):
         read = clock.largest[...] = -1
         assert clock.seconds(repeat, 5, out_of_cache) == 1
         assert (clock.largest != read) == out_of_cache
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_on_a_gpu_says_which(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(kernels, "get_backend", lambda device: FakeCudaBackend(tune=False))
+    monkeypatch.setattr(CUPY.cuda, "get_elapsed_time", lambda began, ended: 0.5)
     out = tmp_path / "out.json"
-    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda began, ended: 0.5)
     assert kernels.main(["--device", "cuda", "--quick", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
     assert {row["device"] for row in content["rows"]} == {"cuda"}
-    assert content["environment"]["gpu"] == "A GPU"
-    assert "A GPU" in capsys.readouterr().out
+    assert content["environment"]["gpu"] == "Stand-In 1"
+    assert "Stand-In 1" in capsys.readouterr().out
 
 
 def test_the_plain_formulas_for_cuda_take_without_a_mode():

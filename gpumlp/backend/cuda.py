@@ -152,7 +152,7 @@ class CudaBackend(FusedBackend):
         """Wait until all work given to the device is done."""
         self._device.synchronize()
 
-    def free_memory(self) -> int:
+    def free_memory(self) -> int | None:
         """Return how many bytes could still be allocated, CuPy's own reserve included."""
         free, _ = self.xp.cuda.runtime.memGetInfo()
         return int(free) + int(self.xp.get_default_memory_pool().free_bytes())

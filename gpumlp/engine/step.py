@@ -54,6 +54,7 @@ class Batches:
         self.size = min(self.size, self.count)
         self.effective = min(self.size * self.accumulate, self.count)
         self.steps = -(-self.count // self.effective)
+        self._drawn: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     @property
     def whole(self) -> bool:
@@ -62,8 +63,8 @@ class Batches:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the epoch's row numbers: int64 (steps, effective), the last line padded."""
-        shuffled = self.shuffle and not self.whole
-        numbers = permutation(self.count, self.seed, epoch) if shuffled else np.arange(self.count)
+        self.draw(epoch)
+        numbers = self._drawn[1]
         self._sums, self._count_sums = (
             None if weight is None else np.cumsum(weight[numbers])
             for weight in (self.host_weight, self.host_count_weight)
@@ -71,6 +72,14 @@ class Batches:
         order = np.zeros(self.steps * self.effective, np.int64)
         order[: self.count] = numbers
         return order.reshape(self.steps, self.effective)
+
+    def draw(self, epoch: int) -> None:
+        """Draw an epoch's row numbers; worth doing ahead, while a device is at work."""
+        if self._drawn[0] != epoch:
+            shuffled = self.shuffle and not self.whole
+            count = self.count
+            drawn = permutation(count, self.seed, epoch) if shuffled else np.arange(count)
+            self._drawn = epoch, drawn
 
     @property
     def rows_taken(self) -> int:
