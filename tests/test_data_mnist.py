@@ -1,13 +1,13 @@
 """Finding and reading MNIST: where it is looked for, in which spellings, and what must fit."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from idx_files import mnist_arrays, write_mnist
 
-from gpumlp.data import mnist
 from gpumlp.data.mnist import STEMS, find_mnist, load_mnist, mnist_folder
 from gpumlp.errors import DataError, FileError
 
@@ -68,7 +68,7 @@ def test_the_cache_is_where_the_system_has_its_caches(home, monkeypatch):
     assert mnist_folder() == home / "caches" / "gpumlp" / "mnist"
     monkeypatch.setenv("LOCALAPPDATA", str(home / "local"))
     assert mnist_folder() == home / "caches" / "gpumlp" / "mnist"
-    monkeypatch.setattr(mnist.sys, "platform", "win32")
+    monkeypatch.setattr(sys, "platform", "win32")
     assert mnist_folder() == home / "local" / "gpumlp" / "mnist"
 
 
