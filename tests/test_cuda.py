@@ -393,7 +393,8 @@ def test_a_run_that_diverges_on_a_gpu_names_the_step_and_the_tensor(cuda):
         trainer = Trainer(model, MeanSquaredError(backend=backend), SGD(1.0), batch_size=5)
         with pytest.raises(DivergedError) as caught:
             trainer.fit(backend.asarray(x), y, epochs=50)
-        messages.append(re.sub(r"[\d.]+e\+?\d+", "(a number)", str(caught.value)))
+        # how far it went before it was noticed depends on the pace
+        messages.append(re.sub(r"[\d.]+e\+?\d+|nan|inf\b", "(a number)", str(caught.value)))
     assert "first not finite" in messages[0]
     assert messages[0] == messages[1]
 
