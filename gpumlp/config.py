@@ -396,7 +396,9 @@ class Config(Section):
     name: FolderName = Field(default="run", description="begins the name of the run folder")
     seed: Seed = Field(default=0, description="draws parameters, order of rows, dropout")
     device: Device = Field(default="auto", description='"auto", "cpu", "cuda" or "cuda:N"')
-    precision: Literal["fp32", "fp64"] = Field(default="fp32", description="of the arithmetic")
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "bf16x3", "bf16x6", "fp64"] = Field(
+        default="fp32", description="of what matrix products read; fp64: of all arithmetic"
+    )
     data: Data = Field(description="where samples come from")
     model: Model = Field(default_factory=Model, description="the network")
     loss: Loss = Field(default_factory=Loss, description="what training makes small")

@@ -56,5 +56,6 @@ def _device(backend: Backend) -> dict[str, Any]:
     }
     if isinstance(backend, CudaBackend) and backend.dtype == "float32":
         library = backend.products.library
-        facts |= {"cublaslt": library.version, "products": backend.compute, "kernels": "cuda"}
+        facts |= {"cublaslt": library.version, "products": backend.precision.name}
+        facts["kernels"] = "cuda"
     return facts

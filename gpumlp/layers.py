@@ -269,14 +269,15 @@ class Dense(Layer):
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def _forward(self, x: Array, key: Scalar | None, first_row: int, backend: Backend) -> Array:
-        weight, *bias = [p.value for p in self.parameters]
+        weight, *bias = self.parameters
         if x.ndim != 2 or x.shape[1] != self.n_in:
             raise ValueError(f"{self!r} takes batches of shape (B, {self.n_in}), got {x.shape}")
         z = backend.empty((len(x), self.n_out))
-        backend.matmul(z, x, weight.T)
+        self._x = backend.operand(x)
+        backend.matmul(z, self._x, weight.operand(backend).T)
         a = z if self.activation.keeps == "output" else backend.empty(z.shape)
-        backend.bias_activation_forward(a, z, bias[0] if bias else None, self.activation)
-        self._x = x
+        b = bias[0].value if bias else None
+        backend.bias_activation_forward(a, z, b, self.activation)
         self._kept = a if self.activation.keeps == "output" else z
         self._key, self._first_row = key, first_row
         return self.dropout.masked(a, key, first_row, backend)
@@ -290,10 +291,10 @@ class Dense(Layer):
         backend.bias_activation_backward(
             dz, sink, da, self._kept, self.activation, alpha, beta, backend.scratch(dz)
         )
-        dx = None
+        dz, dx = backend.operand(dz), None
         if input_gradient:  # before dW, whose sink may be W itself
             dx = backend.empty(self._x.shape)
-            backend.matmul(dx, dz, self.weight.value)
+            backend.matmul(dx, dz, self.weight.operand(backend))
         sink, alpha, beta = into(self.weight)
         backend.matmul(sink, dz.T, self._x, alpha, beta, backend.scratch(sink))
         return dx

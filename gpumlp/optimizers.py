@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from .backend import Array, Backend, Scalar
+from .loss_scale import LossScale
 from .model import Sequential
 from .parameters import FlatParameters, Parameter, Sink, gradient_sink
 from .ranges import check_number
@@ -63,6 +64,7 @@ class Optimizer:
                 check_number(field.name, value, *RANGES[field.name])
         self.steps = 0
         self.state: dict[str, Array] = {}
+        self.loss_scale: LossScale | None = None
         self._decays: list[float] = []
         self._flat: FlatParameters | None = None
 
@@ -76,6 +78,7 @@ class Optimizer:
             raise ValueError(f"{', '.join(taken)}: the layer was taken over by another Sequential")
         if self._flat is not flat:
             state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
+            self.loss_scale = LossScale(backend) if backend.precision.scales_loss else None
             self._flat, self.steps, self.state = flat, 0, state  # all, or nothing without memory
         self._decays = sorted({decay for _, decay in flat.decay_ranges(self.weight_decay)})
         self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
@@ -140,6 +143,23 @@ class Optimizer:
             if parameter.max_norm is not None and parameter.is_weight:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
+        operand = self.flat.operand
+        if operand is not None and (written_through or self._copy is None):
+            backend.split(operand.parts, self.flat.values, str(backend.operand_format))
+
+    @property
+    def _copy(self) -> Array | None:
+        """What `_update` itself writes for matrix products to read, besides the values."""
+        operand = self.flat.operand
+        if operand is None or len(operand.parts) > 1:
+            return None
+        limited = any(p.max_norm is not None for p in self.flat.parameters)
+        return None if limited else operand.parts[0]
+
+    @property
+    def _skip(self) -> Array | None:
+        """Where it is 1 an update changes nothing."""
+        return None if self.loss_scale is None else self.loss_scale.overflow
 
     def _l2(self) -> list[tuple[slice, float]]:
         """Return the ranges of weights whose squares are part of the cost, each with its decay."""
@@ -202,10 +222,9 @@ class SGD(Optimizer):
         return Sink(parameter.value, self.scalar("-lr"), keep)
 
     def _update(self, backend: Backend) -> None:
-        flat = self.flat
-        backend.sgd_step(
-            flat.values, flat.gradients, self.scalar("lr"), backend.scratch(flat.values)
-        )
+        w, g = self.flat.values, self.flat.gradients
+        scratch = backend.scratch(w)
+        backend.sgd_step(w, g, self.scalar("lr"), scratch, self._copy, self._skip)
 
 
 @dataclass(repr=False, eq=False)
@@ -246,6 +265,8 @@ class Momentum(Optimizer):
             self.scalar("lr"),
             self.momentum,
             backend.scratch(w),
+            self._copy,
+            self._skip,
         )
 
 
@@ -268,6 +289,8 @@ class Nesterov(Momentum):
             self.scalar("lr"),
             self.momentum,
             backend.scratch(w),
+            self._copy,
+            self._skip,
         )
 
 
@@ -291,6 +314,8 @@ class Adagrad(Optimizer):
             self.scalar("lr"),
             self.eps,
             backend.scratch(w),
+            self._copy,
+            self._skip,
         )
 
 
@@ -316,6 +341,8 @@ class RMSProp(Optimizer):
             self.rho,
             self.eps,
             backend.scratch(w),
+            self._copy,
+            self._skip,
         )
 
 
@@ -356,6 +383,8 @@ class Adam(Optimizer):
             self.betas,
             self.eps,
             backend.scratch(w),
+            self._copy,
+            self._skip,
         )
 
 
@@ -375,7 +404,8 @@ class AdamW(Adam):
 
     def _update(self, backend: Backend) -> None:
         for part, decay in self.flat.decay_ranges(self.weight_decay):
-            backend.scale(self.flat.values[part], self.scalar(f"keep {decay}"))
+            keep = self.scalar(f"keep {decay}")
+            backend.scale(self.flat.values[part], keep, self._skip)
         super()._update(backend)
 
 

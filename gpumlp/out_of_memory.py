@@ -48,12 +48,16 @@ def largest_batch(free: int, needs: Needs) -> int:
 
 
 def parameter_bytes(trainer: "Trainer") -> int:
-    """Return the bytes of parameters, gradients, optimizer state, and the copy of an epoch's start.
+    """Return the bytes of parameters, gradients, optimizer state, and copies of them.
 
-    (That copy has no gradients, see `engine.divergence`.)
+    One is of an epoch's start, without gradients (see `engine.divergence`), and in a low precision
+    there is what matrix products read.
     """
-    slots = len(trainer.optimizer.slots)
-    return int(trainer.model.flat.values.nbytes) * (3 + 2 * slots)
+    slots, values = len(trainer.optimizer.slots), trainer.model.flat.values
+    backend = trainer.model.backend
+    parts = 0 if backend.operand_format is None else backend.precision.parts
+    operand = parts * int(values.size) * backend.operand_dtype.itemsize
+    return int(values.nbytes) * (3 + 2 * slots) + operand
 
 
 def explained(text: Callable[..., str]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
-from .backend import Array, Backend, Scalar
+from .backend import Array, Backend, Matrix, Operand, Scalar
 
 ALIGNMENT = 64
 
@@ -58,6 +58,11 @@ class Parameter:
         """∂loss/∂value as the last backward pass left it, `shape`."""
         return self.view(self.flat.gradients)
 
+    def operand(self, backend: Backend) -> Matrix:
+        """Return the values as matrix products read them."""
+        kept = self.flat.operand
+        return backend.operand(self.value) if kept is None else kept.view(self)
+
     def view(self, buffer: Array) -> Array:
         """Return this parameter's part of a flat buffer."""
         return buffer[self.start : self.start + self.size].reshape(self.shape)
@@ -76,6 +81,9 @@ def accumulating_sink(parameter: Parameter) -> Sink:
 class FlatParameters:
     """The flat buffers of a list of parameters, which are moved into them.
 
+    While a training step runs in a low precision, `operand` is what matrix products read in place
+    of the values; the optimizer keeps it up to date.
+
     >>> from gpumlp.backend import get_backend
     >>> w, b = Parameter("weight", (2, 3)), Parameter("bias", (2,))
     >>> flat = FlatParameters(get_backend("cpu"), [b, w])
@@ -85,6 +93,7 @@ class FlatParameters:
 
     def __init__(self, backend: Backend, parameters: Sequence[Parameter]) -> None:
         self.parameters = sorted(parameters, key=lambda p: not p.is_weight)
+        self.operand: Operand | None = None
         starts, end = [], 0
         for parameter in self.parameters:
             starts.append(end)

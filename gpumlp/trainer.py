@@ -14,6 +14,8 @@ import numpy as np
 from .backend import Array
 from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
 from .engine.divergence import EpochStart, not_finite
+from .errors import DivergedError
+from .loss_scale import SMALLEST
 from .losses import Loss
 from .metrics import evaluate, select
 from .model import Sequential
@@ -311,6 +313,13 @@ class Trainer:
         # the loss was taken before the last update, so at the end the parameters are looked at too
         if not isfinite(total) or (self.step == end and not_finite(self.model)):
             raise start.diverged(self.epoch, before, total)
+        scale = self.optimizer.loss_scale
+        if scale is not None and scale.value < SMALLEST:
+            raise DivergedError(
+                f"training diverged in epoch {self.epoch}, step {self.step}: the gradient is not "
+                f"finite in float16, whatever it is scaled by (now {scale.value:g}). Try a smaller "
+                f'learning rate (now {self.optimizer.lr:g}), scaled inputs, or precision = "bf16"'
+            )
 
     def _record(
         self, training: TrainingStep, first: int, factors: np.ndarray, seconds: float
@@ -330,6 +339,9 @@ class Trainer:
             record["penalty"] = self.optimizer.penalty()
         if self.loss.counts_correct:
             record["accuracy"] = correct / batches.count_taken
+        if self.optimizer.loss_scale is not None:
+            scale = self.optimizer.loss_scale
+            record |= {"loss_scale": scale.value, "skipped_steps": scale.skipped}
         return record | {"samples_per_s": rows / seconds, "seconds": seconds}
 
     @explained(of_prediction)

@@ -11,6 +11,7 @@ SCALAR size_t thread_x() { return blockIdx.x * (size_t)blockDim.x + threadIdx.x;
 SCALAR size_t threads_x() { return gridDim.x * (size_t)blockDim.x; }
 SCALAR size_t thread_y() { return blockIdx.y * (size_t)blockDim.y + threadIdx.y; }
 SCALAR size_t threads_y() { return gridDim.y * (size_t)blockDim.y; }
+SCALAR bool first_thread() { return thread_x() == 0 && thread_y() == 0; }
 SCALAR uint32 thread_in_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
 
 // ---------------------------------------------------------------- memory, 16 bytes at once

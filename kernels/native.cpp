@@ -1,9 +1,10 @@
 // The native library: the kernels for the CPU, and the loop that runs a recorded step.
 //
-// Kernels of whole vectors come from update.cu as they are. Those of matrices stand here once more
+// Kernels of whole vectors come from update.cu and operand.cu as they are. Those of matrices stand here once more
 // as loops, with the names, parameters and scalar formulas of their GPU siblings: on the CPU a
 // matrix (rows, columns) is in Fortran order, so a column is contiguous and its rows are what a
 // loop vectorises over. Some may be run in parts (threads.h), each by a thread of its own.
+#include "operand.cu"
 #include "update.cu"
 
 // needed by linkers that take this for a Python module; it is loaded with ctypes
@@ -328,6 +329,19 @@ KERNEL(clip_scale, float* g, const double* sum, float limit, size_t n) {
     const double norm = sqrt(*sum);
     const float factor = clipping(norm, limit);
     for_each(n, [=](float& g) INLINE { g *= factor; }, g);
+}
+
+// g /= scale, and overflow = 1 if any entry is not finite then
+KERNEL(unscale, float* g, float* overflow, const float* scale, size_t n) {
+    const Range mine = share(n, 16);
+    const float by = 1.0f / *scale;
+    float rest = 0.0f;  // of numbers that are finite nothing is left
+#pragma omp simd reduction(+ : rest)
+    for (size_t i = mine.first; i < mine.last; ++i) {
+        g[i] *= by;
+        rest += g[i] - g[i];
+    }
+    if (rest != 0.0f) *overflow = 1.0f;  // whoever finds one writes the same
 }
 
 // each row whose norm exceeds the limit is scaled to it; rows are contiguous

@@ -40,3 +40,14 @@ KERNEL(clip_rows, float* w, float limit, size_t rows, size_t columns) {
             entries[column] *= factor;
     });
 }
+
+// g /= scale, and overflow = 1 if any entry is not finite then. Bytes per entry: 8.
+KERNEL(unscale, float* g, float* overflow, const float* scale, size_t n) {
+    const float by = 1.0f / *scale;
+    bool finite = true;
+    for_each(n, [=, &finite](float& g) {
+        g *= by;
+        finite &= g - g == 0.0f;
+    }, g);
+    if (!finite) *overflow = 1.0f;  // whoever finds one writes the same
+}

@@ -24,6 +24,8 @@ typedef long long int64;
 
 // ---------------------------------------------------------------- bits
 
+#define INFINITE float_of(0x7f800000u)
+
 SCALAR float float_of(uint32 bits) {
 #ifdef __CUDA_ARCH__
     return __uint_as_float(bits);
@@ -44,14 +46,72 @@ SCALAR uint32 bits_of(float value) {
 #endif
 }
 
-// bfloat16 is the upper half of a float32, rounded to nearest, ties to even; NaN stays NaN
-SCALAR uint16 bf16_of(float value) {
+// ---------------------------------------------------------------- numbers of matrix units
+//
+// What a matrix product reads in a low precision. `rounded` is the nearest number that the format
+// has, ties to even; NaN stays NaN. `bits` is how the format writes such a number in 16 bits.
+
+// keep the upper bits of a float32, without the last SHIFT
+template <int SHIFT>
+SCALAR float without_last_bits(float value) {
     const uint32 bits = bits_of(value);
-    const uint32 rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    return (uint16)((value == value ? rounded : bits | 0x400000u) >> 16);
+    const uint32 half = (1u << (SHIFT - 1)) - 1u + (bits >> SHIFT & 1u);
+    return value == value ? float_of((bits + half) & ~((1u << SHIFT) - 1u)) : value;
 }
 
-SCALAR float float_of_bf16(uint16 value) { return float_of((uint32)value << 16); }
+struct Bfloat16 {  // the upper half of a float32
+    SCALAR float rounded(float value) { return without_last_bits<16>(value); }
+    SCALAR uint16 bits(float value) {
+        const uint32 quiet = value == value ? 0u : 0x400000u;
+        return (uint16)((bits_of(value) | quiet) >> 16);
+    }
+};
+
+struct Float16 {  // 10 bits of mantissa; from 2^-24 to 65504
+    SCALAR float rounded(float value) {
+        const float size = value < 0.0f ? -value : value;
+        const float normal = without_last_bits<13>(size);
+        const float tiny = (size + 0.5f) - 0.5f;  // rounds to a multiple of 2^-24
+        const float rounded = size < 6.103515625e-5f ? tiny : size < 65520.0f ? normal : INFINITE;
+        const float keeps_nan = value == value ? rounded : value;
+        return float_of((bits_of(keeps_nan) & 0x7fffffffu) | (bits_of(value) & 0x80000000u));
+    }
+    SCALAR uint16 bits(float value) {
+        const float size = float_of(bits_of(value) & 0x7fffffffu);
+        const uint32 normal = (bits_of(size) - 0x38000000u) >> 13;
+        const uint32 tiny = (uint32)(int)((size < 1.0f ? size : 0.0f) * 16777216.0f);
+        const uint32 large = size == INFINITE ? 0x7c00u : 0x7e00u;
+        const uint32 finite = size < 6.103515625e-5f ? tiny : normal;
+        return (uint16)((size <= 65504.0f ? finite : large) | (bits_of(value) >> 16 & 0x8000u));
+    }
+};
+
+struct Tfloat32 {  // float32 with 10 bits of mantissa: has no 16 bits of its own
+    SCALAR float rounded(float value) { return without_last_bits<13>(value); }
+    SCALAR uint16 bits(float) { return 0; }
+};
+
+// run `body` with the format of that number (see gpumlp/backend/precision.py)
+template <class Body>
+SCALAR void with_format(int format, Body body) {
+    switch (format) {
+        case 0: body(Bfloat16()); break;
+        case 1: body(Float16()); break;
+        case 2: body(Tfloat32()); break;
+    }
+}
+
+// A number of a matrix: 16 bits on a GPU. The CPU multiplies floats, and so keeps the same numbers
+// as floats.
+#ifdef GPUMLP_DEVICE
+typedef uint16 operand;
+template <class Format>
+SCALAR operand operand_of(Format format, float rounded) { return format.bits(rounded); }
+#else
+typedef float operand;
+template <class Format>
+SCALAR operand operand_of(Format, float rounded) { return rounded; }
+#endif
 
 // ---------------------------------------------------------------- exponentials
 //
@@ -60,7 +120,6 @@ SCALAR float float_of_bf16(uint16 value) { return float_of((uint32)value << 16);
 
 #define LOWEST -87.33654f   // log of the smallest normal number
 #define HIGHEST 88.72283f   // log of the largest number
-#define INFINITE float_of(0x7f800000u)
 #define SMALLEST 1.17549435e-38f  // the smallest normal number
 
 // x = n log 2 + r with |r| <= log(2)/2; `shifted` holds n in its lowest bits
@@ -330,12 +389,19 @@ SCALAR uint32 random_bits(uint32 row, uint32 unit, uint32 key) {
   #include "device.h"
 #else
 
+// an array whose old content is not read, which matters on a GPU only
+template <class T>
+SCALAR T* fresh(T* array) { return array; }
+
 // body(array[i]...) for each i < n, in any order; the arrays do not overlap
 template <class Body, class... T>
 SCALAR void loop(size_t n, Body body, T*... arrays) {
 #pragma omp simd
     for (size_t i = 0; i < n; ++i) body(arrays[i]...);
 }
+
+// whether this thread does what is done once
+SCALAR bool first_thread() { return share(1).first < share(1).last; }
 
 // the same for this thread's part of the entries
 template <class Body, class... T>

@@ -13,6 +13,7 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
+enum Type { FLOAT16 = 2, BFLOAT16 = 14, TFLOAT32 = 77 };
 enum Status { OK = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 
 struct Layout { int type; uint64_t rows, columns; int64_t ld; };
@@ -35,7 +36,7 @@ struct Heuristic {
 
 // a product as it was asked for; mirrored in fake_cuda.py
 struct Product {
-    int64_t m, n, k, lda, ldb, ldd;
+    int64_t m, n, k, lda, ldb, ldd, type;
     Description description;
     const void *alpha, *a, *b, *beta, *c;
     void* d;
@@ -109,8 +110,9 @@ static int problem_with(const Description& d, const Layout& a, const Layout& b, 
     const uint64_t m = d.transpose_a ? a.columns : a.rows, k = d.transpose_a ? a.rows : a.columns;
     const uint64_t n = d.transpose_b ? b.rows : b.columns, k2 = d.transpose_b ? b.columns : b.rows;
     if (k != k2 || m != dd.rows || n != dd.columns) return INVALID_VALUE;
-    if (a.type || b.type || dd.type || d.scale || (d.compute != 68 && d.compute != 77))
-        return NOT_SUPPORTED;
+    const bool known = a.type == 0 || a.type == BFLOAT16 || a.type == FLOAT16;
+    if (!known || a.type != b.type || dd.type || d.scale) return NOT_SUPPORTED;
+    if (d.compute != 68 && (d.compute != TFLOAT32 || a.type)) return NOT_SUPPORTED;
     if ((int)d.epilogue == refused_epilogue) return NOT_SUPPORTED;
     if (takes_vector(d) && !d.bias) return INVALID_VALUE;
     if (has(d, 128)) {
@@ -154,21 +156,42 @@ static float gelu_slope(double z) {
                    0.5 * z * (1 - t * t) * 0.7978845608028654 * (1 + 3 * 0.044715 * z * z));
 }
 
+static float of_bits(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
+
+static float of_half(uint16_t bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                       : exponent ? ldexpf((float)(1024 + fraction), exponent - 25)
+                                  : ldexpf((float)fraction, -24);
+    return bits >> 15 ? -size : size;
+}
+
+// entry i of an operand as the matrix units see it; of a float32 TF32 keeps 10 bits of mantissa
+static float seen(const void* array, int64_t i, int64_t type) {
+    if (type == FLOAT16) return of_half(((const uint16_t*)array)[i]);
+    if (type == BFLOAT16) return of_bits((uint32_t)((const uint16_t*)array)[i] << 16);
+    const float value = ((const float*)array)[i];
+    if (type != TFLOAT32 || !isfinite(value)) return value;
+    int exponent;
+    const double digits = ldexp(frexp(value, &exponent), 11);
+    return (float)ldexp(nearbyint(digits), exponent - 11);
+}
+
 // computes it, and frees it
 API void fake_run(Product* p) {
     const Description& e = p->description;
     const float alpha = e.pointer_mode ? *(const float*)p->alpha : p->host_alpha;
     const float beta = e.pointer_mode ? *(const float*)p->beta : p->host_beta;
-    const float *A = (const float*)p->a, *B = (const float*)p->b, *C = (const float*)p->c;
+    const float* C = (const float*)p->c;
     float *D = (float*)p->d, *vector = (float*)e.bias;
     const int64_t m = p->m, n = p->n, k = p->k;
     std::vector<float> left(m * k), right(n * k);
     for (int64_t i = 0; i < m; ++i)
         for (int64_t l = 0; l < k; ++l)
-            left[i * k + l] = e.transpose_a ? A[l + i * p->lda] : A[i + l * p->lda];
+            left[i * k + l] = seen(p->a, e.transpose_a ? l + i * p->lda : i + l * p->lda, p->type);
     for (int64_t j = 0; j < n; ++j)
         for (int64_t l = 0; l < k; ++l)
-            right[j * k + l] = e.transpose_b ? B[j + l * p->ldb] : B[l + j * p->ldb];
+            right[j * k + l] = seen(p->b, e.transpose_b ? j + l * p->ldb : l + j * p->ldb, p->type);
     std::vector<float> sums(e.epilogue & 16 ? m : 0);
     for (int64_t j = 0; j < n; ++j)
         for (int64_t i = 0; i < m; ++i) {
@@ -223,6 +246,7 @@ API int cublasLtMatmul(void*, Description* description, const void* alpha, const
     Product* p = new Product{};
     p->m = d->rows, p->n = d->columns, p->k = description->transpose_a ? a->rows : a->columns;
     p->lda = a->ld, p->ldb = b->ld, p->ldd = d->ld;
+    p->type = description->compute == TFLOAT32 ? TFLOAT32 : a->type;
     p->description = *description;
     p->alpha = alpha, p->a = A, p->b = B, p->beta = beta, p->c = C, p->d = D;
     p->algorithm = algorithm->data[0];

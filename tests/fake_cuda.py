@@ -28,6 +28,7 @@ from kernels_on_fibers import (
 
 from gpumlp.backend.cuda import CudaBackend
 from gpumlp.backend.kernel_sources import kernel_source
+from gpumlp.backend.precision import FP32
 
 ALIGNMENT = 512  # of what CuPy's pool hands out
 
@@ -370,7 +371,7 @@ class Product(ctypes.Structure):
     """What the stand-in for cuBLASLt was asked for (see fake_cublaslt.cpp)."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb", "ldd")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "lda", "ldb", "ldd", "type")),
         ("description", Description),
         *((name, ctypes.c_uint64) for name in ("alpha", "a", "b", "beta", "c", "d")),
         *((name, ctypes.c_uint64) for name in ("algorithm", "workspace", "workspace_bytes")),
@@ -422,14 +423,14 @@ def fake_cublaslt():
 class FakeCudaBackend(CudaBackend):
     """The backend on the stand-in; copies and pickles are on the stand-in, too."""
 
-    def __init__(self, index=0, dtype="float32", tune=True, compute="fp32", cache=None):
+    def __init__(self, index=0, precision=FP32, tune=True, cache=None):
         with installed(cache or tempfile.mkdtemp()):
-            super().__init__(index, dtype, tune, compute)
-            if dtype == "float32":
+            super().__init__(index, precision, tune)
+            if self.dtype == "float32":
                 _ = self.products
 
     def __reduce__(self):
-        return FakeCudaBackend, (self.index, self.dtype.name, self.tune, self.compute)
+        return FakeCudaBackend, (self.index, self.precision, self.tune)
 
 
 def installed(cache):

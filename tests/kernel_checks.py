@@ -8,11 +8,13 @@ around each array that must stay as they are (see `kernels_on_fibers.py`).
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from kernels_on_fibers import crowded, whole_numbers
 
 from gpumlp.backend import ACTIVATIONS, POINTWISE, Backend
+from gpumlp.backend.precision import rounded, split_parts
 
 PLAIN = Backend(np, "float64")
 EPS = float(np.finfo(np.float32).eps)
@@ -75,7 +77,9 @@ def check_kernel(kernels, name, shape):
             result = kernels.run(name, arguments, geometry, shifts)
             for key, array in result.items():
                 context = f"{name}, case {number}, {key}, {geometry or 'usual'} geometry, {shifts}"
-                if key in expected:
+                if callable(expected.get(key)):
+                    np.testing.assert_array_equal(array, expected[key](result), context)
+                elif key in expected:
                     check_close(array, expected[key], context)
                 elif key != "partial":
                     np.testing.assert_array_equal(array, arguments[key], f"{context} changed")
@@ -113,6 +117,15 @@ def update(operation, states, numbers, plain_numbers=None):
     """Return the check of an optimizer's step with those states and constants."""
 
     def check(draw, n):
+        for arguments, expected in cases(draw, n):
+            yield arguments, expected
+            for number, format in enumerate(FORMATS_OF_16_BITS):
+                copied = {"copy": nothing(n, dtype=np.uint16), "format": number}
+                to = {"copy": lambda result, format=format: bits_of(result["w"], format)}
+                yield arguments | copied, expected | to
+            yield arguments | {"skip": np.ones(1, np.float32)}, {}
+
+    def cases(draw, n):
         arrays = {"w": draw.normal(n)} | {state: draw.positive(n) for state in states}
         arrays |= {"g": draw.normal(n), "lr": draw.positive(1)}
         if operation == "adam_step":
@@ -130,17 +143,66 @@ def update(operation, states, numbers, plain_numbers=None):
         if "s" in states:
             step = step / np.sqrt(after[1])
         expected["w"] = Expected(after[0], terms=np.maximum(np.abs(arrays["w"]), step))
-        yield arrays | numbers | {"n": int(n)}, expected
+        last = {"skip": np.zeros(1, np.float32), "format": 0, "n": int(n)}
+        yield {"w": arrays.pop("w"), "copy": None} | arrays | numbers | last, expected
 
     return check
+
+
+FORMATS_OF_16_BITS = ("bf16", "fp16")
+
+
+def bits_of(values, format):
+    """Return the 16 bits of values rounded to a format."""
+    near = rounded(np, values, format)
+    if format == "fp16":
+        return near.astype(np.float16).view(np.uint16)
+    return (near.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def split(draw, n):
+    x = draw.normal(n) * np.exp2(draw.integers(60, n).astype(np.float32) - 40)
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65519.0, 65520.0, 2**-24, 2**-25, 1e-40, 3.4e38]
+    x[: len(special)] = special[:n]
+    for number, format in enumerate(FORMATS_OF_16_BITS):
+        for count in (1, 2, 3):
+            with np.errstate(all="ignore"):
+                parts = [*islice(split_parts(np, x, format), count)]
+            names = ("high", "middle", "low")
+            arguments = {name: nothing(n, dtype=np.uint16) for name in names[:count]}
+            arguments |= dict.fromkeys(names[count:])
+            expected = {}
+            for name, part in zip(names, parts, strict=False):
+                expected[name] = lambda _, part=part, format=format: bits_of(part, format)
+            yield arguments | {"x": x, "format": number, "n": int(n)}, expected
+
+
+def unscale(draw, n):
+    for bad in (0.0, np.inf, np.nan):
+        g, scale = draw.normal(n), np.array([1024], np.float32)
+        g[n // 2 : n // 2 + 1] += np.float32(bad)
+        overflow = np.zeros(1, np.float32)
+        after = plain("unscale", g, overflow, scale[0])
+        flag = Expected(np.array([bool(bad) and n > 0]), ulps=0)
+        arguments = {"g": g, "overflow": overflow, "scale": scale, "n": int(n)}
+        yield arguments, {"g": Expected(after[0]), "overflow": flag}
+
+
+def loss_scale_step(draw, n):
+    for state in ([8, 3, 5, 0], [8, 4, 5, 0], [8, 4, 5, 1], [60, 4, 0, 0], [2**-20, 0, 0, 1]):
+        state = np.array(state, np.float32)
+        after = plain("loss_scale_step", state, 5.0, 64.0)
+        arguments = {"state": state, "patience": 5.0, "largest": 64.0}
+        yield arguments, {"state": Expected(after[0], ulps=0)}
 
 
 def scale(draw, n):
     w, factor = draw.normal(n), draw.positive(1)
     yield (
-        {"w": w, "factor": factor, "n": int(n)},
+        {"w": w, "factor": factor, "skip": None, "n": int(n)},
         {"w": Expected(plain("scale", w, factor)[0])},
     )
+    yield {"w": w, "factor": factor, "skip": np.ones(1, np.float32), "n": int(n)}, {}
 
 
 def add_penalty(draw, n):
@@ -519,6 +581,9 @@ CHECKS: dict[str, Callable] = {
         ((0.9, 0.99), 1e-3),
     ),
     "scale": scale,
+    "split": split,
+    "unscale": unscale,
+    "loss_scale_step": loss_scale_step,
     "add_penalty": add_penalty,
     "accumulate": accumulate,
     "bias_activation_forward": bias_activation_forward,

@@ -28,7 +28,7 @@ def crowded(name, **arguments):
     return ((1,), (min(*block, 64),)) if name in ONE_BLOCK else ((2,), (64,))
 
 
-ONE_BLOCK = ("normalize",)
+ONE_BLOCK = ("normalize", "loss_scale_step")
 
 
 # ------------------------------------------------------------------------------ building
@@ -130,6 +130,7 @@ DTYPES = {
     "int64": "i8",
     "uint32": "u4",
     "uint16": "u2",
+    "operand": "u2",
     "uint8": "u1",
 }
 FAILURES = ["", "deadlock: not all threads reach a barrier", "misaligned or foreign memory"]

@@ -24,6 +24,7 @@ from gpumlp.backend import (
     ACTIVATIONS,
     OPERATIONS,
     POINTWISE,
+    PRECISIONS,
     Backend,
     RecordingBackend,
     Workspace,
@@ -482,6 +483,52 @@ def scale(draw, rows, columns):
     )
 
 
+def split(draw, rows, columns):
+    def part(x, digits):
+        _, exponent = np.frexp(x)
+        last = np.ldexp(1.0, exponent - digits)
+        return np.rint(x / last) * last
+
+    def formula(a, digits, count):
+        parts, rest = {}, a.x
+        for name in ("high", "middle", "low")[:count]:
+            parts[name] = part(rest, digits)
+            rest = rest - parts[name]
+        return parts
+
+    x = draw.normal(rows, columns).astype(np.float32).astype(np.float64)
+    names = ("high", "middle", "low")
+    for format, digits, count in (("bf16", 8, 1), ("bf16", 8, 2), ("bf16", 8, 3), ("tf32", 11, 1)):
+        yield Case(
+            {name: draw.nothing(rows, columns) for name in names[:count]} | {"x": x},
+            lambda b, a, f=format, n=count: b.split([getattr(a, p) for p in names[:n]], a.x, f),
+            lambda a, d=digits, n=count: formula(a, d, n),
+            ulps=0,
+        )
+
+
+def unscale(draw, rows, columns):
+    yield Case(
+        {"g": draw.normal(rows * columns), "overflow": np.zeros(()), "scale": np.array(1024.0)},
+        lambda b, a: b.unscale(a.g, a.overflow, a.scale),
+        lambda a: {"g": a.g / 1024, "overflow": np.zeros(())},
+    )
+
+
+def loss_scale_step(draw, rows, columns):
+    for before, after in (
+        ([8, 3, 5, 0], [8, 4, 5, 0]),
+        ([8, 4, 5, 0], [16, 0, 5, 0]),
+        ([48, 4, 5, 0], [64, 0, 5, 0]),
+        ([8, 4, 5, 1], [4, 0, 6, 0]),
+    ):
+        yield Case(
+            {"state": np.array(before, np.float64)},
+            lambda b, a: b.loss_scale_step(a.state, 5.0, 64.0),
+            lambda a, after=after: {"state": np.array(after)},
+        )
+
+
 def add_penalty(draw, rows, columns):
     for decay, l1 in ((0.1, 0.0), (0.0, 0.1), (0.2, 0.1), (0.0, 0.0)):
         n = rows * columns
@@ -561,6 +608,9 @@ CASES = {
     "softmax_cross_entropy": softmax_cross_entropy,
     "pointwise_loss": pointwise_loss,
     "accumulate": accumulate,
+    "split": split,
+    "unscale": unscale,
+    "loss_scale_step": loss_scale_step,
     "scale": scale,
     "add_penalty": add_penalty,
     "clip_norm": clip_norm,
@@ -958,14 +1008,16 @@ def test_the_formulas_as_cupy_spells_them_compute_the_same(name, shape):
         check(case, placed, backend, f"case {i}")
 
 
-def test_tf32_is_for_gpus(monkeypatch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_is_there_on_both_devices(monkeypatch, precision):
     monkeypatch.setitem(sys.modules, "cupy", stand_in(devices=1))
-    backend = get_backend("cuda", "tf32")
-    assert (backend.dtype, backend.compute) == ("float32", "tf32")
-    assert get_backend("cuda").compute == "fp32"
-    assert backend != get_backend("cuda")
-    with pytest.raises(ValueError, match=r"tf32.*one of NVIDIA GPUs"):
-        get_backend("cpu", "tf32")
+    for device in ("cpu", "cuda"):
+        backend = get_backend(device, precision)
+        assert backend.precision.name == precision
+        assert backend.dtype == ("float64" if precision == "fp64" else "float32")
+        assert (backend == get_backend(device)) == (precision == "fp32")
+        assert copy.deepcopy(backend) == backend
+    assert get_backend("cuda", "tf32").operand_format is None  # its units round by themselves
 
 
 @pytest.mark.parametrize("device", ["gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", ""])
@@ -974,7 +1026,7 @@ def test_an_unknown_device_is_refused(device):
         get_backend(device)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "double", ""])
+@pytest.mark.parametrize("precision", ["fp8", "double", ""])
 def test_an_unknown_precision_is_refused(precision):
     with pytest.raises(ValueError, match="unknown precision"):
         get_backend("cpu", precision)

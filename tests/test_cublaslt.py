@@ -26,6 +26,7 @@ from gpumlp.backend.cublaslt import (
     Problem,
     alignment,
 )
+from gpumlp.backend.precision import PRECISIONS
 from gpumlp.backend.products import WORKSPACE_BYTES, Extra
 from gpumlp.errors import DeviceError
 
@@ -116,7 +117,7 @@ def test_one_number_on_the_device_takes_the_other_there(backend, asked):
 
 
 def test_tf32_is_another_way_to_compute(asked):
-    backend = FakeCudaBackend(tune=False, compute="tf32")
+    backend = FakeCudaBackend(precision=PRECISIONS["tf32"], tune=False)
     z, x, w = arrays((BATCH, N_OUT), (BATCH, N_IN), (N_OUT, N_IN))
     backend.matmul(z, x, w.T)
     assert asked[0].description.compute == 77

@@ -17,6 +17,7 @@ from gpumlp.backend import Activation, Backend
 from gpumlp.backend import schedule as schedule_module
 from gpumlp.backend.capture import CapturedCalls, runs_at_once
 from gpumlp.backend.launch import KernelCall
+from gpumlp.backend.precision import FP64
 from gpumlp.backend.schedule import schedule
 from gpumlp.engine import Batches, TrainingStep, get_engine
 from gpumlp.errors import DeviceError, DivergedError
@@ -319,7 +320,7 @@ def test_a_call_that_no_graph_can_hold_runs_between_graphs():
 
 
 def test_float64_runs_by_the_plain_formulas_but_for_copies():
-    backend = FakeCudaBackend(dtype="float64")
+    backend = FakeCudaBackend(precision=FP64)
     STATE.launches.clear()
     actual = on_host(backend, train(build("adam", "accumulate all", backend=backend), "graph"))
     expected = train(build("adam", "accumulate all", "float64"), "graph")

@@ -29,8 +29,11 @@ def test_the_kernels_of_all_sources_are_found_by_name():
     assert len(declared_kernels()) == text.count("\nKERNEL(")
     assert declared_kernels()["sgd_step"] == {
         "w": "float*",
+        "copy": "operand*",
         "g": "float*",
         "lr": "float*",
+        "skip": "float*",
+        "format": "int",
         "n": "size_t",
     }
 

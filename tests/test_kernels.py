@@ -9,6 +9,7 @@ from kernels_on_fibers import LAUNCH, ONE_BLOCK, build, parameters_of, shipped_k
 
 from gpumlp.backend import ACTIVATIONS, POINTWISE
 from gpumlp.backend.kernel_sources import kernel_source
+from gpumlp.backend.precision import FORMATS, rounded
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,8 @@ def test_numbers_of_activations_and_losses_are_those_of_the_sources():
     assert listed("with_activation") == names
     names = ["BinaryCrossEntropy", "SquaredError", "AbsoluteError", "Huber", "Poisson"]
     assert listed("with_loss") == names
+    assert listed("with_format") == ["Bfloat16", "Float16", "Tfloat32"]
+    assert FORMATS == ("bf16", "fp16", "tf32")
     assert list(POINTWISE) == ["bce", "mse", "mae", "huber", "poisson"]
 
 
@@ -69,11 +72,15 @@ def test_grids_and_blocks_are_within_what_a_gpu_and_the_kernel_take(name):
 # ------------------------------------------------------------------ formulas by themselves
 
 FORMULAS = """
-KERNEL(to_bf16, uint16* out, const float* x, size_t n) {
-    for_each(n, [](uint16& out, float x) { out = bf16_of(x); }, fresh(out), x);
+KERNEL(round_to, float* out, const float* x, int format, size_t n) {
+    with_format(format, [=](auto f) {
+        for_each(n, [=](float& out, float x) { out = f.rounded(x); }, fresh(out), x);
+    });
 }
-KERNEL(from_bf16, float* out, const uint16* x, size_t n) {
-    for_each(n, [](float& out, uint16 x) { out = float_of_bf16(x); }, fresh(out), x);
+KERNEL(bits_in, uint16* out, const float* x, int format, size_t n) {
+    with_format(format, [=](auto f) {
+        for_each(n, [=](uint16& out, float x) { out = f.bits(x); }, fresh(out), x);
+    });
 }
 KERNEL(bits, uint32* out, const uint32* row, const uint32* unit, uint32 key, size_t n) {
     for_each(n, [=](uint32& out, uint32 row, uint32 unit) { out = random_bits(row, unit, key); },
@@ -93,31 +100,45 @@ def run_formula(formulas, name, out, **arguments):
     return formulas.run(name, {"out": out} | arguments | {"n": out.size}, shape)["out"]
 
 
-def test_every_bf16_number_is_read_right(formulas):
-    bits = np.arange(65536)
-    sign, exponent, fraction = bits >> 15, bits >> 7 & 255, bits & 127
-    normal = np.ldexp(1 + fraction / 128, exponent - 127)
-    value = np.where(exponent > 0, normal, np.ldexp(fraction / 128, -126))
-    value = np.where(exponent == 255, np.where(fraction, np.nan, np.inf), value)
-    actual = run_formula(formulas, "from_bf16", nothing(65536), x=bits.astype(np.uint16))
-    np.testing.assert_array_equal(actual, np.where(sign, -value, value))
-
-
-def test_bf16_rounds_to_the_nearest_and_halves_to_even(formulas, rng):
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats_round_to_the_nearest_and_halves_to_even(formulas, rng, format):
     whole = rng.integers(2**32, size=200_000, dtype=np.uint32)
-    halves = np.arange(65536, dtype=np.uint32) << 16 | 0x8000
-    bits = np.concatenate([whole, halves, halves - 1, halves + 1, halves ^ 0x8000])
-    x = bits.view(np.float32)
+    halves = np.arange(2**16, dtype=np.uint32) << 16 | 0x8000
+    near = [halves, halves - 1, halves + 1, halves ^ 0x8000, halves >> 3, (halves >> 3) + 1]
+    x = np.concatenate([whole, *near, *(n ^ np.uint32(2**31) for n in near)]).view(np.float32)
+    largest, digits, smallest = {
+        "bf16": (np.ldexp(255 / 256, 128), 8, -133),
+        "fp16": (65504, 11, -24),
+        "tf32": (np.ldexp(2047 / 2048, 128), 11, -136),
+    }[format]
     with np.errstate(invalid="ignore"):
         _, exponent = np.frexp(x.astype(np.float64))
-        last = np.ldexp(1.0, np.maximum(exponent, -125) - 8)  # of the 8 digits that remain
+        last = np.ldexp(1.0, np.maximum(exponent - digits, smallest))
         expected = np.rint(x / last) * last
-    largest = np.ldexp(255 / 256, 128)
     expected = np.where(np.abs(expected) > largest, np.copysign(np.inf, x), expected)
     expected = np.where(np.isfinite(x), expected, x)
-    out = run_formula(formulas, "to_bf16", nothing(x.size, dtype=np.uint16), x=x)
-    actual = (out.astype(np.uint32) << 16).view(np.float32)
+    arguments = {"x": x, "format": FORMATS.index(format)}
+    actual = run_formula(formulas, "round_to", nothing(x.size), **arguments)
     np.testing.assert_array_equal(actual, expected.astype(np.float64))
+    with np.errstate(all="ignore"):
+        plain = rounded(np, x, format)
+    np.testing.assert_array_equal(plain, actual)
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp16"])
+def test_every_number_of_16_bits_is_written_as_it_is(formulas, format):
+    bits = np.arange(2**16, dtype=np.uint16)
+    if format == "fp16":
+        value = bits.view(np.float16).astype(np.float32)
+    else:
+        value = (bits.astype(np.uint32) << 16).view(np.float32)
+    out = nothing(2**16, dtype=np.uint16)
+    actual = run_formula(formulas, "bits_in", out, x=value, format=FORMATS.index(format))
+    is_nan = np.isnan(value)
+    np.testing.assert_array_equal(actual[~is_nan], bits[~is_nan])
+    exponent = 0x7C00 if format == "fp16" else 0x7F80
+    assert ((actual[is_nan] & exponent) == exponent).all()
+    assert ((actual[is_nan] & 0x7FFF) > exponent).all()
 
 
 @pytest.mark.parametrize("key", [0, 1, 12345, 2**32 - 1])
@@ -186,7 +207,8 @@ def test_adam_is_that_of_pytorch(kernels):
         lr = np.array([0.1 / (1 - 0.9**step)], np.float32)
         correction = np.array([(1 - 0.99**step) ** -0.5], np.float32)
         constants = {"beta1": 0.9, "one_less_beta1": 0.1, "beta2": 0.99, "one_less_beta2": 0.01}
-        arguments = ours | {"g": g, "lr": lr, "correction": correction} | constants
-        result = kernels.run("adam_step", arguments | {"eps": 1e-3, "n": 257})
-        ours = {name: result[name] for name in ours}
+        arguments = {"w": ours.pop("w"), "copy": None} | ours
+        arguments |= {"g": g, "lr": lr, "correction": correction} | constants | {"eps": 1e-3}
+        result = kernels.run("adam_step", arguments | {"skip": None, "format": 0, "n": 257})
+        ours = {name: result[name] for name in ("w", "m", "v")}
     np.testing.assert_allclose(ours["w"], w.detach(), 1e-5, 1e-6)

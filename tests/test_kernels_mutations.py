@@ -15,6 +15,16 @@ BARRIER = "__syncthreads();"
 
 MUTATIONS = [  # kernel that is to fail, source, right, wrong
     ("sgd_step", "update.cu", "w -= lr * g;", "w += lr * g;"),
+    ("adam_step", "update.cu", "copy = operand_of(f, f.rounded(w));", "copy = f.bits(w);"),
+    ("sgd_step", "update.cu", "skip && *skip != 0.0f", "skip && *skip == 0.0f"),
+    ("split", "operand.cu", "low = take(x);", "low = operand_of(f, x);"),
+    ("split", "operand.cu", "rest = left == left ? left : 0.0f;", "rest = left;"),
+    ("split", "operand.cu", "(1u << (SHIFT - 1)) - 1u + (bits >> SHIFT & 1u)", "1u << (SHIFT - 1)"),
+    ("split", "operand.cu", "size < 65520.0f ? normal : INFINITE", "normal"),
+    ("split", "operand.cu", "size <= 65504.0f ? finite", "size <= 65536.0f ? finite"),
+    ("unscale", "norm.cu", "if (!finite) *overflow", "if (finite) *overflow"),
+    ("loss_scale_step", "operand.cu", "!overflow && state[1]", "state[1]"),
+    ("loss_scale_step", "operand.cu", "if (!first_thread()) return;", ""),
     ("scale", "update.cu", "4 * fours + thread_x()", "4 * fours + 1 + thread_x()"),
     ("scale", "update.cu", "aligned<4>(arrays...) ? n / 4 : 0", "n / 4"),
     ("scale", "update.cu", "? n / 4 : 0", "? (n + 3) / 4 : 0"),

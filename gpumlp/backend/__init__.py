@@ -6,20 +6,26 @@ import numpy as np
 
 from ..errors import DeviceError
 from .activations import ACTIVATIONS, Activation, Array, get_activation
-from .base import OPERATIONS, Backend, Plan, Scalar
+from .base import Backend, Plan
 from .cpu import CpuBackend
+from .operations import OPERATIONS, Scalar
 from .pointwise import POINTWISE
+from .precision import FP64, PRECISIONS, Matrix, Operand, Precision
 from .recording import RecordingBackend, Workspace
 
 __all__ = [
     "ACTIVATIONS",
     "OPERATIONS",
     "POINTWISE",
+    "PRECISIONS",
     "Activation",
     "Array",
     "Backend",
     "CpuBackend",
+    "Matrix",
+    "Operand",
     "Plan",
+    "Precision",
     "RecordingBackend",
     "Scalar",
     "Workspace",
@@ -28,13 +34,8 @@ __all__ = [
     "get_backend",
 ]
 
-PRECISIONS = {
-    "fp32": "float32",
-    "tf32": "float32",
-    "fp64": "float64",
-    "float32": "float32",
-    "float64": "float64",
-}
+# as NumPy calls them, too
+ALIASES = {"float32": "fp32", "float64": "fp64"}
 
 
 def get_backend(device: str | Backend = "auto", precision: str | None = None) -> Backend:
@@ -43,9 +44,9 @@ def get_backend(device: str | Backend = "auto", precision: str | None = None) ->
     Args:
         device: "cpu"; "cuda" or "cuda:N" (CuPy); "auto", which takes CUDA where it works and the
             CPU elsewhere; or a backend, which is passed through.
-        precision: "fp32" (the default) or "fp64"; "tf32" on CUDA: fp32 but for matrix products,
-            which read their numbers with 10 bits of mantissa. A backend that is passed through has
-            its own.
+        precision: "fp32" (the default), "fp64", or what matrix products read: "tf32", "bf16",
+            "fp16", "bf16x3", "bf16x6" (see `backend.precision`), which the CPU emulates. A backend
+            that is passed through has its own.
 
     Raises:
         DeviceError: an explicit CUDA device cannot be used; the text says what fixes it.
@@ -53,6 +54,8 @@ def get_backend(device: str | Backend = "auto", precision: str | None = None) ->
 
     >>> get_backend("cpu")
     CpuBackend('cpu', float32)
+    >>> get_backend("cpu", "bf16")
+    CpuBackend('cpu', float32, bf16)
     """
     return choose_backend(device, precision)[0]
 
@@ -64,31 +67,30 @@ def choose_backend(
 
     The second is None where CUDA was taken or a device was named.
     """
-    if precision is not None and precision not in PRECISIONS:
+    given = "fp32" if precision is None else precision
+    name = ALIASES.get(given, given)
+    if name not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
-    dtype = PRECISIONS[precision or "fp32"]
+    chosen = PRECISIONS[name]
     if isinstance(device, Backend):
-        if precision is not None and device.dtype != dtype:
+        if precision is not None and device.precision != chosen:
             raise ValueError(f"{device} cannot be used for {precision}; name the device instead")
         return device, None
     if device == "cpu":
-        return _cpu(precision, dtype), None
+        return _cpu(chosen), None
     match = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
     if not match:
         raise ValueError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
     from .cuda import CudaBackend
 
     try:
-        products = "tf32" if precision == "tf32" else "fp32"
-        return CudaBackend(int(match[1] or 0), dtype, compute=products), None
+        return CudaBackend(int(match[1] or 0), chosen), None
     except DeviceError as error:
         if device == "auto":
-            return _cpu(precision, dtype), str(error)
+            return _cpu(chosen), str(error)
         raise
 
 
-def _cpu(precision: str | None, dtype: str) -> Backend:
+def _cpu(precision: Precision) -> Backend:
     """Return the CPU's backend; float64 is for checks and takes the plain formulas."""
-    if precision == "tf32":
-        raise ValueError('precision "tf32" is one of NVIDIA GPUs; the CPU has fp32 and fp64')
-    return CpuBackend() if dtype == "float32" else Backend(np, dtype)
+    return Backend(np, "float64") if precision is FP64 else CpuBackend(precision=precision)

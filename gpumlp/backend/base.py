@@ -18,28 +18,21 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from .activations import Activation, Array
+from .operations import Scalar, operation
 from .pointwise import Pointwise
+from .precision import FP32, FP64, Matrix, Operand, Precision, partial_products, split_parts
 from .system_memory import system_memory
+from .updates import Updates
 
-Scalar = Any  # a Python float, or a 0-d array of the device
 Order = Literal["C", "F"]
 Call = Callable[[], None]  # an operation bound to its arguments
 Plan = list[Call]  # a recorded step
-Method = TypeVar("Method", bound=Callable[..., None])
-
-OPERATIONS: list[str] = []
 SINGLE_THREADED = 2e6
-
-
-def operation(method: Method) -> Method:
-    """Register a method of `Backend` as an operation: it can be recorded, and has parity tests."""
-    OPERATIONS.append(method.__name__)
-    return method
 
 
 def _is(scalar: Scalar, value: float) -> bool:
@@ -47,7 +40,7 @@ def _is(scalar: Scalar, value: float) -> bool:
     return isinstance(scalar, (int, float)) and scalar == value
 
 
-class Backend:
+class Backend(Updates):
     """Arrays and operations on one device, in one floating-point type.
 
     >>> import numpy
@@ -64,27 +57,33 @@ class Backend:
     # own Z = W X with samples as columns, which the CPU's matrix products prefer (measured).
     workspace_order: Order = "F"
 
-    def __init__(self, xp: Any = np, dtype: str = "float32") -> None:
+    def __init__(
+        self, xp: Any = np, dtype: str = "float32", precision: Precision | None = None
+    ) -> None:
         self.xp = xp
         self.dtype = np.dtype(dtype)
+        self.precision = precision or (FP32 if self.dtype == "float32" else FP64)
+        self.operand_dtype = self.dtype  # of the parts of operands
         self._constants: dict[tuple[str | int, int], Array] = {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.dtype.name})"
+        low = "" if self.precision in (FP32, FP64) else f", {self.precision.name}"
+        return f"{type(self).__name__}({self.name!r}, {self.dtype.name}{low})"
 
     def __eq__(self, other: object) -> bool:
-        """Whether arrays of one are arrays of the other: same class, device and type."""
+        """Whether one can stand for the other: same class, device, type and precision."""
         return (
             type(self) is type(other)
             and isinstance(other, Backend)
-            and (self.name, self.dtype) == (other.name, other.dtype)
+            and (self.name, self.dtype, self.precision)
+            == (other.name, other.dtype, other.precision)
         )
 
     def __hash__(self) -> int:
         return hash((type(self), self.name, self.dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _plain, (self.xp.__name__, self.dtype.name)
+        return _plain, (self.xp.__name__, self.dtype.name, self.precision)
 
     # ---------------------------------------------------------------- arrays
 
@@ -151,6 +150,28 @@ class Backend:
             self._constants[key] = array
         return self._constants[key][:count]
 
+    # ------------------------------------------------------------- operands
+
+    @property
+    def operand_format(self) -> str | None:
+        """What operands must be rounded to here; None: products read arrays as they are."""
+        return self.precision.format
+
+    def operand(self, x: Array) -> Matrix:
+        """Return x (m, n) as matrix products read it: x itself, or rounded and split copies."""
+        if self.operand_format is None:
+            return x
+        if not (x.flags.c_contiguous or x.flags.f_contiguous):
+            x = self.xp.ascontiguousarray(x)
+        operand = self.operand_memory(x.shape, "C" if x.flags.c_contiguous else "F")
+        self.split(operand.parts, x, self.operand_format)
+        return operand
+
+    def operand_memory(self, shape: tuple[int, ...], order: Order = "C") -> Operand:
+        """Return memory for a matrix of that shape as products read it."""
+        count, dtype = self.precision.parts, self.operand_dtype
+        return Operand([self.empty(shape, dtype, order) for _ in range(count)])
+
     # ------------------------------------------------------ recorded operations
 
     def bind(self, name: str, *args: Any, **kwargs: Any) -> Call:
@@ -205,21 +226,36 @@ class Backend:
     # --------------------------------------------------------------- network
 
     @operation
+    def split(self, parts: Sequence[Array], x: Array, format: str) -> None:
+        """parts[0] = x rounded to a format, parts[1] = what is left of x rounded, and so on.
+
+        All have the shape and the order of x. What is left of an infinite x is 0.
+        """
+        for part, value in zip(parts, split_parts(self.xp, x, format), strict=False):
+            part[...] = value
+
+    @operation
     def matmul(
         self,
         out: Array,
-        a: Array,
-        b: Array,
+        a: Matrix,
+        b: Matrix,
         alpha: Scalar = 1.0,
         beta: Scalar = 0.0,
         scratch: Array = None,
     ) -> None:
-        """out ← β out + α a b. `scratch` has the shape of `out`; α = 1, β = 0 needs none."""
-        if _is(alpha, 1) and _is(beta, 0):
-            self.xp.matmul(a, b, out=out)
-        else:
-            self.xp.matmul(a, b, out=scratch)
-            self._blend(out, scratch, alpha, beta)
+        """out ← β out + α a b, of arrays or operands. `scratch` has the shape of `out`.
+
+        α = 1, β = 0 needs no scratch where operands have one part.
+        """
+        for left, right in partial_products(self.precision, a, b):
+            if _is(alpha, 1) and _is(beta, 0):
+                self.xp.matmul(left, right, out=out)
+            else:
+                value = self.scratch(out) if scratch is None else scratch
+                self.xp.matmul(left, right, out=value)
+                self._blend(out, value, alpha, beta)
+            beta = 1.0
 
     def _blend(self, out: Array, value: Array, alpha: Scalar, beta: Scalar) -> None:
         """out ← β out + α value; `value` is destroyed."""
@@ -428,139 +464,7 @@ class Backend:
             values = scratch
         total += values
 
-    # ---------------------------------------------------------------- update
 
-    @operation
-    def scale(self, w: Array, factor: Scalar) -> None:
-        """w *= factor: decoupled weight decay (Loshchilov and Hutter 2019)."""
-        w *= factor
-
-    @operation
-    def add_penalty(
-        self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
-    ) -> None:
-        """g += weight_decay w + l1 sign(w): the gradient of weight_decay ‖w‖²/2 + l1 ‖w‖₁."""
-        if weight_decay:
-            self.xp.multiply(w, weight_decay, out=scratch)
-            g += scratch
-        if l1:
-            self.xp.sign(w, out=scratch)
-            scratch *= l1
-            g += scratch
-
-    @operation
-    def clip_norm(self, g: Array, limit: float, scratch: Array) -> None:
-        """g *= min(1, limit / ‖g‖) for the whole flat gradient (Pascanu et al. 2013)."""
-        xp = self.xp
-        if not g.size:
-            return
-        xp.abs(g, out=scratch)
-        peak = xp.maximum(scratch.max(), np.finfo(self.dtype).tiny)
-        scratch /= peak  # the squares of large entries would overflow
-        scratch *= scratch
-        norm = peak * xp.sqrt(scratch.sum())
-        g *= limit / xp.maximum(norm, limit)
-
-    @operation
-    def clip_rows(self, w: Array, limit: float, scratch: Array) -> None:
-        """Scale each row of w (n_out, n_in) whose norm exceeds `limit` to that norm (max-norm)."""
-        self.xp.multiply(w, w, out=scratch)
-        norms = self.xp.sqrt(scratch.sum(axis=1, keepdims=True))
-        w *= limit / self.xp.maximum(norms, limit)
-
-    @operation
-    def sgd_step(self, w: Array, g: Array, lr: Scalar, scratch: Array) -> None:
-        """w -= lr g."""
-        self.xp.multiply(g, lr, out=scratch)
-        w -= scratch
-
-    @operation
-    def momentum_step(
-        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
-    ) -> None:
-        """v = μ v + g, w -= lr v (Polyak 1964)."""
-        v *= momentum
-        v += g
-        self.xp.multiply(v, lr, out=scratch)
-        w -= scratch
-
-    @operation
-    def nesterov_step(
-        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
-    ) -> None:
-        """v = μ v + g, w -= lr (g + μ v) (Sutskever et al. 2013)."""
-        v *= momentum
-        v += g
-        self.xp.multiply(v, momentum, out=scratch)
-        scratch += g
-        scratch *= lr
-        w -= scratch
-
-    @operation
-    def adagrad_step(
-        self, w: Array, s: Array, g: Array, lr: Scalar, eps: float, scratch: Array
-    ) -> None:
-        """s += g², w -= lr g / (√s + ε) (Duchi et al. 2011)."""
-        xp = self.xp
-        xp.multiply(g, g, out=scratch)
-        s += scratch
-        self._scaled_update(w, g, s, lr, eps, scratch)
-
-    @operation
-    def rmsprop_step(
-        self, w: Array, s: Array, g: Array, lr: Scalar, rho: float, eps: float, scratch: Array
-    ) -> None:
-        """s = ρ s + (1 - ρ) g², w -= lr g / (√s + ε) (Tieleman and Hinton 2012)."""
-        self._moving_average(s, g, rho, 2, scratch)
-        self._scaled_update(w, g, s, lr, eps, scratch)
-
-    @operation
-    def adam_step(
-        self,
-        w: Array,
-        m: Array,
-        v: Array,
-        g: Array,
-        lr: Scalar,
-        correction: Scalar,
-        betas: tuple[float, float],
-        eps: float,
-        scratch: Array,
-    ) -> None:
-        """m = β₁ m + (1 - β₁) g, v = β₂ v + (1 - β₂) g², w -= lr m / (correction √v + ε).
-
-        Kingma and Ba 2015. With step t = 1, 2, ... the caller passes lr = lr₀ / (1 - β₁ᵗ) and
-        correction = 1 / √(1 - β₂ᵗ).
-        """
-        xp = self.xp
-        self._moving_average(m, g, betas[0], 1, scratch)
-        self._moving_average(v, g, betas[1], 2, scratch)
-        xp.sqrt(v, out=scratch)
-        scratch *= correction
-        scratch += eps
-        xp.divide(m, scratch, out=scratch)
-        scratch *= lr
-        w -= scratch
-
-    def _moving_average(self, s: Array, g: Array, rho: float, power: int, scratch: Array) -> None:
-        """s = ρ s + (1 - ρ) g^power."""
-        s *= rho
-        self.xp.multiply(g, 1 - rho, out=scratch)
-        if power == 2:
-            scratch *= g
-        s += scratch
-
-    def _scaled_update(
-        self, w: Array, g: Array, s: Array, lr: Scalar, eps: float, scratch: Array
-    ) -> None:
-        """w -= lr g / (√s + ε)."""
-        self.xp.sqrt(s, out=scratch)
-        scratch += eps
-        self.xp.divide(g, scratch, out=scratch)
-        scratch *= lr
-        w -= scratch
-
-
-def _plain(module: str, dtype: str) -> Backend:
+def _plain(module: str, dtype: str, precision: Precision) -> Backend:
     """Return a backend that was pickled or copied; a module itself cannot be."""
-    return Backend(import_module(module), dtype)
+    return Backend(import_module(module), dtype, precision)

@@ -62,14 +62,16 @@ class Product(NamedTuple):
 def plan_product(c: Array, a: Array, b: Array) -> Product | None:
     """Return how to ask for C (m, n) ← A (m, k) B (k, n); None where BLAS cannot.
 
-    Any mix of C and Fortran order will do, in float32; a C in C order is its transpose, the product
-    of the transposes, in Fortran order.
+    Any mix of C and Fortran order will do, in float32 (on a GPU A and B may be 16 bits, both); a C
+    in C order is its transpose, the product of the transposes, in Fortran order.
 
     >>> c, a, b = (np.zeros(shape, "f") for shape in ((2, 3), (2, 4), (4, 3)))
     >>> plan_product(c, a, b)[3:]
     (False, False, 3, 2, 4, 3, 4, 3)
     """
-    if not all(x.ndim == 2 and x.size and x.dtype == np.float32 for x in (a, b, c)):
+    if not all(x.ndim == 2 and x.size for x in (a, b, c)) or c.dtype != np.float32:
+        return None
+    if a.dtype != b.dtype or a.dtype not in (np.float32, np.uint16):
         return None
     if c.shape != (len(a), b.shape[1]) or a.shape[1] != len(b):
         return None

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from .activations import Array
-from .base import Call, Order, Plan, Scalar
+from .base import Call, Order, Plan
 from .blas import bind_product, find_gemm, plan_product
-from .fused import FusedBackend, flat
+from .fused import FusedBackend, flat, together
 from .native import NativeCall, NativeSequence, load_native
+from .operations import Scalar
+from .precision import Matrix, Precision, partial_products
 
 
 class CpuBackend(FusedBackend):
@@ -22,6 +24,7 @@ class CpuBackend(FusedBackend):
 
     Args:
         kernels: whether to use the native kernels if they were built.
+        precision: what matrix products read; one of matrix units is emulated.
 
     >>> backend = CpuBackend()
     >>> w, g = backend.asarray([1.0, 2.0]), backend.asarray([2.0, 2.0])
@@ -34,13 +37,13 @@ class CpuBackend(FusedBackend):
     # matrix products on a CPU prefer (measured) and native kernels expect.
     workspace_order: Order = "F"
 
-    def __init__(self, kernels: bool = True) -> None:
-        super().__init__(np, "float32")
+    def __init__(self, kernels: bool = True, precision: Precision | None = None) -> None:
+        super().__init__(np, "float32", precision)
         self._library = load_native()[0] if kernels else None
         self._gemm = find_gemm()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CpuBackend, (self.native,)
+        return CpuBackend, (self.native, self.precision)
 
     @property
     def native(self) -> bool:
@@ -59,11 +62,20 @@ class CpuBackend(FusedBackend):
     def _bind_matmul(
         self,
         out: Array,
-        a: Array,
-        b: Array,
+        a: Matrix,
+        b: Matrix,
         alpha: Scalar = 1.0,
         beta: Scalar = 0.0,
         scratch: Array = None,
+    ) -> Call | None:
+        calls = []
+        for left, right in partial_products(self.precision, a, b):
+            calls.append(self._bind_product(out, left, right, alpha, beta))
+            beta = 1.0
+        return together(calls)
+
+    def _bind_product(
+        self, out: Array, a: Array, b: Array, alpha: Scalar, beta: Scalar
     ) -> Call | None:
         product = None if self._gemm is None else plan_product(out, a, b)
         if self._gemm is None or product is None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from ..errors import DeviceError
 
-FLOAT32 = 0  # cudaDataType
-COMPUTE = {"fp32": 68, "tf32": 77}  # cublasComputeType_t: what the matrix units see
+FLOAT32 = 0  # cudaDataType: of results, sums, α and β
+OPERANDS = {"fp32": FLOAT32, "tf32": FLOAT32, "bf16": 14, "fp16": 2}  # of A and B
+COMPUTE = {"fp32": 68, "tf32": 77, "bf16": 68, "fp16": 68}  # cublasComputeType_t
 CANDIDATES = 8  # algorithms that the library is asked for
 ALIGNMENT = 256  # bytes: more is never asked about
 
@@ -147,8 +148,9 @@ class Description:
             (p.n, p.k, p.ldb) if p.transpose_b else (p.k, p.n, p.ldb),
             (p.m, p.n, p.ldc),
         )
-        for layout, shape in zip(self.layouts, shapes, strict=True):
-            library.check("MatrixLayoutCreate", c.byref(layout), FLOAT32, *shape)
+        types = OPERANDS[p.compute], OPERANDS[p.compute], FLOAT32
+        for layout, type_, shape in zip(self.layouts, types, shapes, strict=True):
+            library.check("MatrixLayoutCreate", c.byref(layout), type_, *shape)
 
     def __del__(self) -> None:
         """Free the library's objects."""

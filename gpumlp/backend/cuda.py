@@ -18,12 +18,14 @@ import numpy as np
 from ..errors import DeviceError
 from ..files import cache_folder
 from .activations import Activation, Array
-from .base import Backend, Call, Order, Plan, Scalar
+from .base import Backend, Call, Order, Plan
 from .capture import Capture, CapturedCalls
 from .cublaslt import CublasLt
 from .epilogues import with_epilogues
-from .fused import FusedBackend, flat
+from .fused import FusedBackend, flat, together
 from .launch import DeviceCall, KernelCall, Kernels
+from .operations import Scalar
+from .precision import FP32, Matrix, Precision, partial_products
 from .products import ProductCall, Products
 from .tuning import Choices
 
@@ -99,10 +101,9 @@ class CudaBackend(FusedBackend):
 
     Args:
         index: number of the device.
-        dtype: "float32", or "float64" for checks by the plain formulas.
+        precision: what matrix products read; fp64 is for checks by the plain formulas.
         tune: whether algorithms of matrix products are timed, once for each shape (kept in
             ~/.cache/gpumlp); else the library's favourites are taken.
-        compute: what products read: "fp32", or "tf32", which rounds it to 10 bits of mantissa.
 
     `branches` is how many calls of a captured step may run at the same time; it is read when the
     first step is captured.
@@ -112,28 +113,29 @@ class CudaBackend(FusedBackend):
 
     workspace_order: Order = "C"
     formulas = CupyFormulas
+    kernel_operand: np.dtype[Any] = np.dtype("uint16")
     branches = 2
 
-    def __init__(
-        self, index: int = 0, dtype: str = "float32", tune: bool = True, compute: str = "fp32"
-    ) -> None:
+    def __init__(self, index: int = 0, precision: Precision = FP32, tune: bool = True) -> None:
         devices = count_devices()
         if index >= devices:
             raise DeviceError(f"there is no cuda:{index}; devices found: {devices}")
         cupy = load_cupy()
-        super().__init__(cupy, dtype)
-        self.name, self.index, self.tune, self.compute = f"cuda:{index}", index, tune, compute
+        super().__init__(cupy, precision.dtype, precision)
+        self.name, self.index, self.tune = f"cuda:{index}", index, tune
+        if self.operand_format is not None:
+            self.operand_dtype = self.kernel_operand
         self._device = cupy.cuda.Device(index)
         self._device.use()
         self._kernels = Kernels(cupy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CudaBackend, (self.index, self.dtype.name, self.tune, self.compute)
+        return CudaBackend, (self.index, self.precision, self.tune)
 
-    def __eq__(self, other: object) -> bool:
-        return super().__eq__(other) and self.compute == getattr(other, "compute", None)
-
-    __hash__ = FusedBackend.__hash__
+    @property
+    def operand_format(self) -> str | None:
+        """As in `Backend`; TF32 is what the matrix units make of a float32 themselves."""
+        return None if self.precision.format == "tf32" else self.precision.format
 
     @property
     def device_name(self) -> str:
@@ -175,7 +177,7 @@ class CudaBackend(FusedBackend):
         return Products(
             self.xp,
             library,
-            self.compute,
+            self.precision,
             self._capture,
             self.tune,
             Choices(kept if self.tune else None),
@@ -185,13 +187,19 @@ class CudaBackend(FusedBackend):
     def _bind_matmul(
         self,
         out: Array,
-        a: Array,
-        b: Array,
+        a: Matrix,
+        b: Matrix,
         alpha: Scalar = 1.0,
         beta: Scalar = 0.0,
         scratch: Array = None,
     ) -> Call | None:
-        return self.products.bind(out, a, b, alpha, beta) if self.dtype == np.float32 else None
+        if self.dtype != np.float32:
+            return None
+        calls: list[Call | None] = []
+        for left, right in partial_products(self.precision, a, b):
+            calls.append(self.products.bind(out, left, right, alpha, beta))
+            beta = 1.0
+        return together(calls)
 
     def _bind_bias_activation_backward(
         self,

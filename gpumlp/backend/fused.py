@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation, Array
-from .base import OPERATIONS, Backend, Call, Scalar
+from .base import Backend, Call
 from .geometry import SUMS
+from .operations import OPERATIONS, Scalar
 from .pointwise import POINTWISE, Pointwise
+from .precision import FORMATS
 
 # the numbers of portable.h; an activation or a loss of somebody's own has none, and no kernel
 ACTIVATION_NUMBERS = {activation: i for i, activation in enumerate(ACTIVATIONS.values())}
@@ -45,6 +47,7 @@ class FusedBackend(Backend):
     """
 
     formulas: type[Backend] = Backend  # the plain ones, as this array library spells them
+    kernel_operand: np.dtype[Any] = np.dtype("float32")  # the type `operand` of the kernels
 
     def kernel(self, name: str, **arguments: Any) -> Call | None:
         """Return a kernel bound to arguments by name; None where this backend has no kernels.
@@ -124,6 +127,31 @@ class FusedBackend(Backend):
         if not self._fits(out.shape, out, weights):
             return None
         return self.kernel("normalize", out=out, weights=weights, rows=len(weights))
+
+    # -------------------------------------------------------------- operands
+
+    def _bind_split(self, parts: Sequence[Array], x: Array, format: str) -> Call | None:
+        flags = x.flags
+        if x.dtype != np.float32 or not (flags.c_contiguous or flags.f_contiguous):
+            return None
+        for part in parts:
+            if part.shape != x.shape or part.dtype != self.kernel_operand:
+                return None
+            if (part.flags.c_contiguous, part.flags.f_contiguous) != (
+                flags.c_contiguous,
+                flags.f_contiguous,
+            ):
+                return None
+        high, middle, low = (*(part.ravel("K") for part in parts), None, None)[:3]
+        return self.kernel(
+            "split",
+            high=high,
+            middle=middle,
+            low=low,
+            x=x.ravel("K"),
+            format=FORMATS.index(format),
+            n=x.size,
+        )
 
     # --------------------------------------------------------------- network
 
@@ -279,17 +307,42 @@ class FusedBackend(Backend):
             return None
         return self.kernel("accumulate", total=total, values=values, weights=weights, n=values.size)
 
+    # ---------------------------------------------------------- loss scaling
+
+    def _bind_unscale(self, g: Array, overflow: Array, scale: Scalar) -> Call | None:
+        return self._of_vectors("unscale", {"g": g}, overflow=overflow, scale=scale)
+
+    def _bind_loss_scale_step(self, state: Array, patience: float, largest: float) -> Call | None:
+        if not self._fits((4,), state):
+            return None
+        return self.kernel("loss_scale_step", state=state, patience=patience, largest=largest)
+
     # ---------------------------------------------------------------- update
 
-    def _of_vectors(self, name: str, arrays: dict[str, Array], **numbers: Any) -> Call | None:
+    def _of_vectors(self, name: str, arrays: dict[str, Array], **others: Any) -> Call | None:
         """Return a kernel of vectors of equal length bound to its arguments."""
         first = next(iter(arrays.values()))
         if not self._fits(first.shape, *arrays.values()):
             return None
-        return self.kernel(name, **arrays, **numbers, n=first.size)
+        return self.kernel(name, **arrays, **others, n=first.size)
 
-    def _bind_scale(self, w: Array, factor: Scalar) -> Call | None:
-        return self._of_vectors("scale", {"w": w}, factor=factor)
+    def _of_update(
+        self,
+        name: str,
+        arrays: dict[str, Array],
+        copy: Array | None,
+        skip: Array | None,
+        **numbers: Scalar,
+    ) -> Call | None:
+        """Return the kernel of an optimizer's step bound to its arguments."""
+        w = arrays["w"]
+        if copy is not None and (copy.shape != w.shape or copy.dtype != self.kernel_operand):
+            return None
+        number = self.precision.format_number
+        return self._of_vectors(name, arrays, **numbers, copy=copy, skip=skip, format=number)
+
+    def _bind_scale(self, w: Array, factor: Scalar, skip: Array | None = None) -> Call | None:
+        return self._of_vectors("scale", {"w": w}, factor=factor, skip=skip)
 
     def _bind_add_penalty(
         self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
@@ -302,7 +355,7 @@ class FusedBackend(Backend):
             return None
         total, partial = self.zeros((), np.float64), self.zeros((SUMS,), np.float64)
         tickets = self._tickets()
-        return _together(
+        return together(
             [
                 self.kernel(
                     "square_sum", sum=total, partial=partial, tickets=tickets, g=g, n=g.size
@@ -316,29 +369,74 @@ class FusedBackend(Backend):
             return None
         return self.kernel("clip_rows", w=w, limit=limit, rows=w.shape[0], columns=w.shape[1])
 
-    def _bind_sgd_step(self, w: Array, g: Array, lr: Scalar, scratch: Array) -> Call | None:
-        return self._of_vectors("sgd_step", {"w": w, "g": g}, lr=lr)
+    def _bind_sgd_step(
+        self,
+        w: Array,
+        g: Array,
+        lr: Scalar,
+        scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
+    ) -> Call | None:
+        return self._of_update("sgd_step", {"w": w, "g": g}, copy, skip, lr=lr)
 
     def _bind_momentum_step(
-        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+        self,
+        w: Array,
+        v: Array,
+        g: Array,
+        lr: Scalar,
+        momentum: float,
+        scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
     ) -> Call | None:
-        return self._of_vectors("momentum_step", {"w": w, "v": v, "g": g}, lr=lr, mu=momentum)
+        vectors = {"w": w, "v": v, "g": g}
+        return self._of_update("momentum_step", vectors, copy, skip, lr=lr, mu=momentum)
 
     def _bind_nesterov_step(
-        self, w: Array, v: Array, g: Array, lr: Scalar, momentum: float, scratch: Array
+        self,
+        w: Array,
+        v: Array,
+        g: Array,
+        lr: Scalar,
+        momentum: float,
+        scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
     ) -> Call | None:
-        return self._of_vectors("nesterov_step", {"w": w, "v": v, "g": g}, lr=lr, mu=momentum)
+        vectors = {"w": w, "v": v, "g": g}
+        return self._of_update("nesterov_step", vectors, copy, skip, lr=lr, mu=momentum)
 
     def _bind_adagrad_step(
-        self, w: Array, s: Array, g: Array, lr: Scalar, eps: float, scratch: Array
+        self,
+        w: Array,
+        s: Array,
+        g: Array,
+        lr: Scalar,
+        eps: float,
+        scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
     ) -> Call | None:
-        return self._of_vectors("adagrad_step", {"w": w, "s": s, "g": g}, lr=lr, eps=eps)
+        vectors = {"w": w, "s": s, "g": g}
+        return self._of_update("adagrad_step", vectors, copy, skip, lr=lr, eps=eps)
 
     def _bind_rmsprop_step(
-        self, w: Array, s: Array, g: Array, lr: Scalar, rho: float, eps: float, scratch: Array
+        self,
+        w: Array,
+        s: Array,
+        g: Array,
+        lr: Scalar,
+        rho: float,
+        eps: float,
+        scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
     ) -> Call | None:
+        vectors = {"w": w, "s": s, "g": g}
         numbers = {"lr": lr, "rho": rho, "one_less_rho": 1 - rho, "eps": eps}
-        return self._of_vectors("rmsprop_step", {"w": w, "s": s, "g": g}, **numbers)
+        return self._of_update("rmsprop_step", vectors, copy, skip, **numbers)
 
     def _bind_adam_step(
         self,
@@ -351,10 +449,14 @@ class FusedBackend(Backend):
         betas: tuple[float, float],
         eps: float,
         scratch: Array,
+        copy: Array | None = None,
+        skip: Array | None = None,
     ) -> Call | None:
-        return self._of_vectors(
+        return self._of_update(
             "adam_step",
             {"w": w, "m": m, "v": v, "g": g},
+            copy,
+            skip,
             lr=lr,
             correction=correction,
             beta1=betas[0],
@@ -365,9 +467,11 @@ class FusedBackend(Backend):
         )
 
 
-def _together(calls: list[Call | None]) -> Call | None:
+def together(calls: list[Call | None]) -> Call | None:
     """Return calls as one; None if any is missing."""
     there = [call for call in calls if call is not None]
+    if len(calls) == 1:
+        return calls[0]
     return CallSequence(there) if len(there) == len(calls) else None
 
 

@@ -17,6 +17,7 @@ from .kernel_sources import kernel_declarations, kernel_source
 OPTIONS = ("-std=c++17",)  # besides CuPy's own
 POINTERS: dict[str, np.dtype[Any] | None] = {  # C type → type of entries; bytes may be anything
     "float*": np.dtype("float32"),
+    "operand*": np.dtype("uint16"),
     "double*": np.dtype("float64"),
     "int64*": np.dtype("int64"),
     "uint32*": np.dtype("uint32"),

@@ -24,6 +24,7 @@ INSTALL = "install g++ or clang++, then gpumlp once more (pip install .)"
 
 POINTERS: dict[str, Any] = {  # C type → type of an array's entries; bytes may be anything
     "float*": np.dtype("float32"),
+    "operand*": np.dtype("float32"),
     "double*": np.dtype("float64"),
     "int64*": np.dtype("int64"),
     "uint32*": np.dtype("uint32"),
@@ -50,6 +51,8 @@ SHARED = {
     "adam_step": 10_000,
     "scale": 30_000,
     "add_penalty": 30_000,
+    "split": 30_000,
+    "unscale": 30_000,
 }
 WORTH_WAKING = 20  # times that size: what a call by itself is before it wakes sleeping threads
 

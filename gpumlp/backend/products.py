@@ -19,6 +19,7 @@ from .cublaslt import (
     alignment,
 )
 from .launch import DeviceCall, Span, span_of
+from .precision import Precision
 from .tuning import Choices
 
 WORKSPACE_BYTES = 32 << 20  # what the library wants on Hopper; each stream has its own
@@ -63,7 +64,7 @@ class ProductCall:
         if on_device:
             self.scalars = products.on_device(scalars[0]), products.on_device(scalars[1])
         self.problem = Problem(
-            products.compute,
+            products.compute_of(p.a),
             *p[3:],
             extra.epilogue,
             extra.aux_ld,
@@ -120,7 +121,7 @@ class Products:
     Args:
         cupy: the module.
         library: cuBLASLt.
-        compute: "fp32", or "tf32" for products of numbers rounded to 10 bits of mantissa.
+        precision: what is multiplied: float32, perhaps as TF32, or 16 bits of a format.
         capture: whose streams have their workspace before anything is captured.
         tune: whether candidates are timed; else the library's favourite is taken.
         choices: what was chosen before.
@@ -131,13 +132,13 @@ class Products:
         self,
         cupy: Any,
         library: CublasLt,
-        compute: str,
+        precision: Precision,
         capture: Capture,
         tune: bool,
         choices: Choices,
         constant: Callable[[float], Array],
     ) -> None:
-        self.library, self.compute, self._cupy = library, compute, cupy
+        self.library, self._precision, self._cupy = library, precision, cupy
         self._capture, self._tune = capture, tune
         self._choices, self._constant = choices, constant
         self._chosen: dict[Problem, Choice | None] = {}
@@ -188,6 +189,12 @@ class Products:
             kept = [seconds[0] <= seconds[1], *(round(1e6 * s, 2) for s in seconds)]
             self._choices.keep(key, kept)
         return kept is None or bool(kept[:1] == [True])
+
+    def compute_of(self, operand: Array) -> str:
+        """Return what the matrix units make of such an operand: fp32, tf32, bf16 or fp16."""
+        if operand.dtype == np.float32:
+            return "tf32" if self._precision.format == "tf32" else "fp32"
+        return self._precision.format or ""
 
     @property
     def plain_scalars(self) -> tuple[Array, Array]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .activations import Array
-from .base import OPERATIONS, Backend, Order, Plan
+from .base import Backend, Order, Plan
+from .operations import OPERATIONS
 
 
 class Workspace:
@@ -74,7 +75,8 @@ class RecordingBackend(Backend):
     """
 
     def __init__(self, target: Backend, workspace: Workspace, plan: Plan | None = None) -> None:
-        super().__init__(target.xp, target.dtype.name)
+        super().__init__(target.xp, target.dtype.name, target.precision)
+        self.operand_dtype = target.operand_dtype
         self.name = target.name
         self.workspace_order = target.workspace_order
         self.target = target
@@ -88,6 +90,11 @@ class RecordingBackend(Backend):
     def scratch(self, like: Array) -> Array:
         """Return the workspace's scratch memory."""
         return self.workspace.scratch(like)
+
+    @property
+    def operand_format(self) -> str | None:
+        """As the target says."""
+        return self.target.operand_format
 
 
 def _recorded(name: str) -> Callable[..., None]:

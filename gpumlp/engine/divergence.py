@@ -30,6 +30,8 @@ class EpochStart:
         self._training, self._engine = training, engine
         optimizer = training.optimizer
         self._arrays = [training.model.flat.values, *optimizer.state.values()]
+        if optimizer.loss_scale is not None:
+            self._arrays.append(optimizer.loss_scale.state)
         self._kept = [array.copy() for array in self._arrays]
         self._first = optimizer.steps
 

@@ -22,6 +22,7 @@ class EagerEngine:
 
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
+        self._step.refresh()
         backend = RecordingBackend(self._step.backend, self._workspace)
         # a diverging run is found by the trainer's check of the loss, not by warnings of NumPy
         with np.errstate(all="ignore"):

@@ -46,9 +46,15 @@ class IdleBackend(RecordingBackend):
     """A recording backend whose operations do nothing; its workspace is memory nobody touches."""
 
     def __init__(self, backend: Backend) -> None:
-        host = Backend(np, backend.dtype.name)
+        host = Backend(np, backend.dtype.name, backend.precision)
         super().__init__(host, Workspace(host))
+        self.operand_dtype, self._format = backend.operand_dtype, backend.operand_format
         self.workspace_order = backend.workspace_order
+
+    @property
+    def operand_format(self) -> str | None:
+        """As the backend that it stands for says."""
+        return self._format
 
 
 def _idle(name: str) -> Callable[..., None]:

@@ -26,6 +26,7 @@ class GraphEngine:
 
     def run(self, n: int) -> None:
         """Run the next n steps of the epoch."""
+        self._step.refresh()
         with np.errstate(all="ignore"):
             for rows, steps in self._step.batches.take(n):
                 if rows not in self._plans:

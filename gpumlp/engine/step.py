@@ -132,7 +132,13 @@ class TrainingStep:
         optimizer.bind(model.flat, self.backend)
         if batches.whole and batches.x.dtype == np.uint8:
             batches.x = self.backend.asarray(batches.x) * batches.scale
-        self.writes_through = optimizer.writes_through and batches.accumulate == 1
+        self.loss_scale = optimizer.loss_scale
+        alone = batches.accumulate == 1 and self.loss_scale is None
+        self.writes_through = optimizer.writes_through and alone
+        # what matrix products read in place of the parameters, where they read something else
+        low = self.backend.operand_format is not None
+        values = model.flat.values
+        self._operand = self.backend.operand_memory(values.shape) if low else None
         backend, effective = self.backend, batches.effective
         self._clock = backend.zeros((), np.int64)
         self._index = backend.zeros((effective,), np.int64)
@@ -167,6 +173,13 @@ class TrainingStep:
         for counter in (self._clock, self._losses, self._correct):
             counter[...] = 0
         self.batches.position = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over parameters that something else than a step may have changed."""
+        if self._operand is not None:
+            format = str(self.backend.operand_format)
+            self.backend.split(self._operand.parts, self.model.flat.values, format)
 
     @property
     def row_bytes(self) -> int:
@@ -179,9 +192,18 @@ class TrainingStep:
 
     def __call__(self, backend: RecordingBackend, rows: int) -> None:
         """Run one step over an effective batch of `rows` rows."""
+        flat = self.model.flat
+        flat.operand = self._operand
+        try:
+            self._run(backend, rows)
+        finally:
+            flat.operand = None
+
+    def _run(self, backend: RecordingBackend, rows: int) -> None:
         batches = self.batches
         backend.begin_step(self._clock, self._lines, self._tables)
-        weights = counts = factors = None
+        weights = counts = None
+        factors: Array | float = 1.0 if self.loss.reduction == "sum" else 1.0 / rows
         if batches.weight is not None:
             weights = counts = factors = self._rows(backend, batches.weight, slice(rows))
             if self.loss.reduction == "mean":
@@ -193,27 +215,30 @@ class TrainingStep:
         for start in range(0, rows, batches.size):
             backend.workspace.position = position
             part = slice(start, min(start + batches.size, rows))
-            self._micro_batch(backend, part, rows, weights, counts, factors)
+            self._micro_batch(backend, part, weights, counts, factors)
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(backend, self.model.flat.gradients)
         self.optimizer.update(backend, self.writes_through)
+        if self.loss_scale is not None:
+            self.loss_scale.advance(backend)
 
     def _micro_batch(
         self,
         backend: Backend,
         part: slice,
-        rows: int,
         weights: Array | None,
         counts: Array | None,
-        factors: Array | None,
+        factors: Array | float,
     ) -> None:
-        """Forward, loss and backward over the rows `part` of an effective batch of `rows` rows."""
+        """Forward, loss and backward over the rows `part` of an effective batch."""
         x = self._inputs(backend, part)
         target = self._rows(backend, self.batches.target, part)
         keys = self._keys if self.model.has_dropout else None
         z = self.model.forward(x, keys=keys, first_row=part.start, backend=backend)
-        factor = 1.0 if self.loss.reduction == "sum" else 1.0 / rows
-        losses, correct, dz = self.loss.apply(
-            z, target, factor if factors is None else factors[part], backend, count=True
-        )
+        factor = factors if isinstance(factors, float) else factors[part]
+        losses, correct, dz = self.loss.apply(z, target, factor, backend, count=True)
+        if self.loss_scale is not None:
+            self.loss_scale.apply(backend, dz)
         for total, values, weight in (
             (self._losses, losses, weights),
             (self._correct, correct, counts),

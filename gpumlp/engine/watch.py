@@ -35,6 +35,9 @@ NAMES = {
     ("forward", "bias_activation_forward", "z"): "z",
     ("forward", "bias_activation_forward", "a"): "a",
     ("forward", "dropout", "out"): "a after dropout",
+    ("forward", "split", "parts"): "x as products read it",
+    ("backward", "split", "parts"): "∂l/∂z as products read it",
+    ("", "split", "parts"): "W as products read it",
     ("backward", "dropout", "out"): "∂l/∂a",
     ("backward", "bias_activation_backward", "dz"): "∂l/∂z",
     ("backward", "matmul", "out"): "∂l/∂x",
@@ -104,7 +107,7 @@ class WatchingBackend(RecordingBackend):
         outputs = OUTPUTS.get(operation) or tuple(arguments)[:1]
         for output in outputs:
             value = arguments.get(output)
-            for array in value if isinstance(value, list) else [value]:
+            for array in value if isinstance(value, (list, tuple)) else [value]:
                 if array is not None and array.dtype.kind == "f" and not is_finite(self, array):
                     found = self._describe(operation, output, array, arguments.get("z"))
                     self.found.append(found)
