@@ -17,6 +17,7 @@ import numpy as np
 from rounds import exit_code_of, say
 
 from gpumlp import get_backend
+from gpumlp.backend import PRECISIONS
 from gpumlp.backend.cuda import CudaBackend
 from gpumlp.environment import describe
 
@@ -88,7 +89,7 @@ class Facts:
         backend = get_backend(self.backend.name, precision)
         numbers = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
         a, b, out = (backend.asarray(numbers) for _ in range(3))
-        call = backend.bind("matmul", out, a, b.T)
+        call = backend.bind("matmul", out, backend.operand(a), backend.operand(b).T)
         return round(2 * n**3 / self.seconds(call) / 1e12, 1)
 
     def microseconds_per_node(self, nodes: int, branches: int = 1) -> float:
@@ -119,7 +120,8 @@ def find_facts(backend: CudaBackend) -> dict[str, Any]:
     facts.ask("CuPy's product in a capture", facts.cupys_product_in_a_capture)
     for name, nbytes in (("1 GiB", 2**30), ("16 MiB, in cache", 2**24)):
         facts.ask(f"copy of {name}, TB/s", lambda n=nbytes: facts.copy_tb_per_s(n))  # type: ignore[misc]
-    for precision, n in (("fp32", 8192), ("tf32", 8192), ("fp32", 1024)):
+    products = [(precision, 8192) for precision in PRECISIONS if precision != "fp64"]
+    for precision, n in (*products, ("fp32", 1024), ("bf16", 1024)):
         facts.ask(
             f"product {n} cubed {precision}, TFLOP/s",
             lambda p=precision, n=n: facts.product_tflops(p, n),  # type: ignore[misc]

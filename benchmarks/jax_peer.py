@@ -10,6 +10,16 @@ from contenders import Contender
 from problem import Problem, Weights
 
 
+# of products of float32; in bf16 everything between the data and the logits is bfloat16
+READS = {
+    "fp32": "highest",
+    "tf32": "tensorfloat32",
+    "bf16": "highest",
+    "bf16x3": "BF16_BF16_F32_X3",
+    "bf16x6": "BF16_BF16_F32_X6",
+}
+
+
 def load_jax() -> Any:
     """Import JAX; on a GPU it would take three quarters of the memory for itself at once."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -26,8 +36,9 @@ class Jax(Contender):
         super().__init__(problem)
         self.jax: Any = load_jax()
         # on a GPU its float32 products would read TF32 unless told otherwise
-        reads = {"fp32": "highest", "tf32": "tensorfloat32"}[problem.precision]
-        self.jax.config.update("jax_default_matmul_precision", reads)
+        if problem.precision not in READS:
+            raise ValueError(f"JAX has no loss scaling, which {problem.precision} needs")
+        self.jax.config.update("jax_default_matmul_precision", READS[problem.precision])
         self.device = self.jax.devices("cpu" if problem.device == "cpu" else "gpu")[0]
         self.x, self.labels = self._put(problem.x), self._put(problem.labels.astype(np.int32))
         parameters = self._put(problem.weights())
@@ -46,10 +57,12 @@ class Jax(Contender):
     def _cost(self, parameters: Any, x: Any, labels: Any) -> Any:
         nn, jnp = self.jax.nn, self.jax.numpy
         activation = getattr(nn, self.problem.activation)
+        if self.problem.precision == "bf16":
+            x, parameters = self.jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, parameters))
         for w, b in parameters[:-1]:
             x = activation(x @ w.T + b)
         w, b = parameters[-1]
-        log_y = nn.log_softmax(x @ w.T + b)
+        log_y = nn.log_softmax((x @ w.T + b).astype(jnp.float32))
         return -jnp.take_along_axis(log_y, labels[:, None], axis=1).mean()
 
     def _step(self, state: Any, rows: Any, x: Any, labels: Any) -> Any:

@@ -80,7 +80,7 @@ class Problem:
     data: str = "synthetic"  # or "mnist", "digits"
     lr: float = 1e-3  # small, so that the widest net stays finite however long it is timed
     activation: str = "sigmoid"  # of ACTIVATIONS
-    precision: str = "fp32"  # or "tf32", on CUDA: what matrix products read
+    precision: str = "fp32"  # of gpumlp's: what matrix products read
 
     @property
     def eps(self) -> float:

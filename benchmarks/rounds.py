@@ -17,7 +17,8 @@ from gpumlp.environment import describe
 CHECK_STEPS = 3
 PARAMETER_TOLERANCE = 1e-3  # relative, of how far those steps moved each parameter
 LOSS_TOLERANCE = 1e-4  # relative; float32 leaves 1e-9 with SGD, 2e-5 with Adam
-TF32_ERROR = 20.0  # times these; a number that is read with 10 bits is wrong by up to 5e-4
+# times these: what contenders differ by that round the same numbers in other places
+LOOSER = {"fp32": 1.0, "tf32": 20.0, "bf16": 160.0, "fp16": 20.0, "bf16x3": 2.0, "bf16x6": 1.0}
 # seconds in which a contender's idle threads stop spinning before the next one runs: OpenBLAS's
 # (NumPy's and SciPy's) were seen to take 0.12
 PAUSE = 0.15
@@ -107,7 +108,7 @@ class Bench:
             start = {"net": str(net), "optimizer": optimizer, "system": system}
             start |= {"build_seconds": built["seconds"], "warm_up_seconds": warm_up}
             self.starts.append(start)
-        check(net, replies, looser=TF32_ERROR if self.precision == "tf32" else 1.0)
+        check(net, replies, looser=LOOSER[self.precision])
         for what in whats:
             say(f"{net} {optimizer}: {self.rounds} rounds of {what}s")
             seconds = self._rounds(what, steps) if what == "step" else self._epochs(epochs)

@@ -20,8 +20,13 @@ class Torch(Contender):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         torch = self.torch = self.load()
-        reads = {"fp32": "highest", "tf32": "high"}[problem.precision]
-        torch.set_float32_matmul_precision(reads)
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(problem.precision)
+        # fp32 by products of bf16 is compared with fp32 itself: PyTorch has nothing between
+        torch.set_float32_matmul_precision("high" if problem.precision == "tf32" else "highest")
+        device_type = torch.device(problem.device).type
+        # casts of weights are not kept: a graph must hold them, and they are used once a step
+        self.autocast = torch.autocast(device_type, low, enabled=bool(low), cache_enabled=False)
+        self.scaler = torch.amp.GradScaler(device_type, enabled=problem.precision == "fp16")
         self.x = torch.from_numpy(problem.x).to(problem.device)
         self.labels = torch.from_numpy(problem.labels).to(problem.device)
         linear = [torch.nn.Linear(a, b) for a, b in pairwise(problem.net.sizes)]
@@ -56,7 +61,8 @@ class Torch(Contender):
         return function
 
     def _cost(self, x: Any, labels: Any) -> Any:
-        return self.torch.nn.functional.cross_entropy(self.model(x), labels)
+        with self.autocast:
+            return self.torch.nn.functional.cross_entropy(self.model(x), labels)
 
     def set_order(self, order: np.ndarray) -> None:
         """As in `Contender`."""
@@ -66,8 +72,14 @@ class Torch(Contender):
         optimizer, cost, x, labels = self.optimizer, self.cost, self.x, self.labels
         for rows in batches:
             optimizer.zero_grad(set_to_none=True)
-            cost(x.index_select(0, rows), labels.index_select(0, rows)).backward()
-            optimizer.step()
+            loss = cost(x.index_select(0, rows), labels.index_select(0, rows))
+            if self.scaler.is_enabled():
+                self.scaler.scale(loss).backward()
+                self.scaler.step(optimizer)
+                self.scaler.update()
+            else:
+                loss.backward()
+                optimizer.step()
 
     def take(self, n: int) -> None:
         """As in `Contender`."""

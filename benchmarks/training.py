@@ -24,6 +24,7 @@ from rounds import Bench, exit_code_of, say
 from worker import SYSTEMS, Worker
 
 from gpumlp import get_backend
+from gpumlp.backend import PRECISIONS
 
 EPOCH_NETS = ["784-30-10@10", "784-128-10@64", "784-500-500-10@100"]
 STEP_NETS = [*EPOCH_NETS, "784-1024-1024-1024-10@256"]
@@ -63,7 +64,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--what", help="of step,epoch; default: step, and epoch on the three smallest standard nets"
     )
     parser.add_argument(
-        "--precision", choices=["fp32", "tf32"], default="fp32", help="tf32: with --device cuda"
+        "--precision",
+        choices=[name for name in PRECISIONS if name != "fp64"],
+        default="fp32",
+        help="of all contenders; PyTorch: autocast; on a CPU gpumlp emulates all but fp32",
     )
     parser.add_argument("--rounds", type=int, help="default: 9, or 3 with --quick")
     options = parser.parse_args(arguments)
@@ -77,8 +81,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.optimizers = choose("optimizer", options.optimizers, ["sgd", "adam"])
         if options.what is not None:
             options.what = choose("what", options.what, ["step", "epoch"])
-        if options.precision != "fp32" and options.device == "cpu":
-            raise ValueError(f"precision {options.precision!r} needs --device cuda")
+        if options.precision == "fp16":  # JAX has no loss scaling
+            options.peers = [peer for peer in options.peers if not peer.startswith("jax")]
         if options.rounds is not None and options.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {options.rounds}")
     except ValueError as error:

@@ -134,11 +134,12 @@ class Served:
     def peak(
         self, device: str, n: int, for_seconds: float, precision: str = "fp32"
     ) -> dict[str, Any]:
-        """The most operations per second of products of n × n matrices, float32."""
+        """The most operations per second of products of n × n matrices."""
         from gpumlp import get_backend
 
         backend = get_backend(device, precision)
         a, b, out = (backend.zeros((n, n)) + 1 for _ in range(3))
+        a, b = backend.operand(a), backend.operand(b)
         best, end = float("inf"), perf_counter() + for_seconds
         while perf_counter() < end:
             backend.synchronize()
