@@ -1,6 +1,6 @@
 """Sequential: a multilayer perceptron, layers one after another over one flat parameter buffer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import pairwise
 
@@ -104,11 +104,17 @@ class Sequential:
         into: Into = gradient_sink,
         input_gradient: bool = True,
         backend: Backend | None = None,
+        done: Callable[[Layer], None] | None = None,
     ) -> Array | None:
-        """Send ∂loss/∂output back through the layers; as in `Layer`."""
+        """Send ∂loss/∂output back through the layers; as in `Layer`.
+
+        `done` is called with each layer whose gradients are complete, the last layer first.
+        """
         for i, layer in reversed(list(enumerate(self.layers))):
             wanted = input_gradient or i > 0
             da = layer.backward(da, into=into, input_gradient=wanted, backend=backend)
+            if done is not None:
+                done(layer)
         return da
 
     def features(self, x: Array, layer: int = -2, scale: float = 1.0) -> Array:

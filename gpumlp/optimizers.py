@@ -32,6 +32,9 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
+EVERYTHING = slice(None)  # of the flat buffers
+
+
 @dataclass(repr=False, eq=False)
 class Optimizer:
     """What all optimizers share.
@@ -126,54 +129,85 @@ class Optimizer:
         """Return where the backward pass writes a gradient; only if `writes_through`."""
         return gradient_sink(parameter)
 
-    def update(self, backend: Backend, written_through: bool = False) -> None:
-        """Run the operations of one update; `row` holds the step's scalars."""
+    def update(
+        self, backend: Backend, written_through: bool = False, part: slice = EVERYTHING
+    ) -> None:
+        """Run the operations of one update; `row` holds the step's scalars.
+
+        `part` is what of the flat buffers `update_early` has not updated already.
+        """
         flat = self.flat
         if not written_through:
             if self.clip_norm is not None:
                 backend.clip_norm(flat.gradients, self.clip_norm, backend.scratch(flat.gradients))
-            self._add_penalties(flat.gradients, backend)
-        self.descend(backend, written_through)
+            self._add_penalties(flat.gradients, backend, part)
+        self.descend(backend, written_through, part)
 
-    def descend(self, backend: Backend, written_through: bool = False) -> None:
+    @property
+    def may_update_early(self) -> bool:
+        """Whether a layer can be updated before the gradients of all others are there."""
+        return self.clip_norm is None and self.loss_scale is None
+
+    def update_early(self, backend: Backend, part: slice) -> None:
+        """Update a part of the flat buffers whose gradient is complete."""
+        self._add_penalties(self.flat.gradients, backend, part)
+        self._update(backend, part)
+
+    def descend(
+        self, backend: Backend, written_through: bool = False, part: slice = EVERYTHING
+    ) -> None:
         """Take the step by the gradient as it is; `update` has clipped it and added penalties."""
         if not written_through:
-            self._update(backend)
+            self._update(backend, part)
         for parameter in self.flat.parameters:
             if parameter.max_norm is not None and parameter.is_weight:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
         operand = self.flat.operand
-        if operand is not None and (written_through or self._copy is None):
+        if operand is not None and (written_through or self._copy(part) is None):
             backend.split(operand.parts, self.flat.values, str(backend.operand_format))
 
-    @property
-    def _copy(self) -> Array | None:
-        """What `_update` itself writes for matrix products to read, besides the values."""
+    def _arrays(self, part: slice) -> list[Array]:
+        """Return that part of the values, of the gradient, and of each slot of state."""
+        state = (self.state[slot] for slot in self.slots)
+        return [array[part] for array in (self.flat.values, self.flat.gradients, *state)]
+
+    def _copy(self, part: slice) -> Array | None:
+        """Return what `_update` itself writes for matrix products to read, besides the values."""
         operand = self.flat.operand
         if operand is None or len(operand.parts) > 1:
             return None
         limited = any(p.max_norm is not None for p in self.flat.parameters)
-        return None if limited else operand.parts[0]
+        return None if limited else operand.parts[0][part]
 
     @property
     def _skip(self) -> Array | None:
         """Where it is 1 an update changes nothing."""
         return None if self.loss_scale is None else self.loss_scale.overflow
 
-    def _l2(self) -> list[tuple[slice, float]]:
+    def _l2(self, part: slice = EVERYTHING) -> list[tuple[slice, float]]:
         """Return the ranges of weights whose squares are part of the cost, each with its decay."""
-        return [] if self.decoupled else list(self.flat.decay_ranges(self.weight_decay))
+        return [] if self.decoupled else self._decayed(part)
 
-    def _add_penalties(self, g: Array, backend: Backend) -> None:
+    def _decayed(self, part: slice) -> list[tuple[slice, float]]:
+        """Return the ranges of weights with equal decay, as far as they lie in a part."""
+        first, end, _ = part.indices(len(self.flat.values))
+        ranges = [
+            (slice(max(whole.start, first), min(whole.stop, end)), decay)
+            for whole, decay in self.flat.decay_ranges(self.weight_decay)
+        ]
+        return [(one, decay) for one, decay in ranges if one.start < one.stop]
+
+    def _add_penalties(self, g: Array, backend: Backend, part: slice = EVERYTHING) -> None:
         w = self.flat.values
-        weights = slice(0, self.flat.weights_end)
-        for part, decay in self._l2():
-            backend.add_penalty(g[part], w[part], decay, 0.0, backend.scratch(w[part]))
-        if self.l1:
-            backend.add_penalty(g[weights], w[weights], 0.0, self.l1, backend.scratch(w[weights]))
+        for one, decay in self._l2(part):
+            backend.add_penalty(g[one], w[one], decay, 0.0, backend.scratch(w[one]))
+        first, end, _ = part.indices(self.flat.weights_end)
+        if self.l1 and first < end:
+            some = slice(first, end)
+            backend.add_penalty(g[some], w[some], 0.0, self.l1, backend.scratch(w[some]))
 
-    def _update(self, backend: Backend) -> None:
+    def _update(self, backend: Backend, part: slice) -> None:
         raise NotImplementedError
 
     @property
@@ -221,10 +255,10 @@ class SGD(Optimizer):
         keep = self.scalar(f"keep {decay}") if decay and parameter.is_weight else 1.0
         return Sink(parameter.value, self.scalar("-lr"), keep)
 
-    def _update(self, backend: Backend) -> None:
-        w, g = self.flat.values, self.flat.gradients
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g = self._arrays(part)
         scratch = backend.scratch(w)
-        backend.sgd_step(w, g, self.scalar("lr"), scratch, self._copy, self._skip)
+        backend.sgd_step(w, g, self.scalar("lr"), scratch, self._copy(part), self._skip)
 
 
 @dataclass(repr=False, eq=False)
@@ -247,25 +281,27 @@ class Momentum(Optimizer):
         """V ← μ v + dW."""
         return Sink(parameter.view(self.state["velocity"]), 1.0, self.momentum)
 
-    def update(self, backend: Backend, written_through: bool = False) -> None:
+    def update(
+        self, backend: Backend, written_through: bool = False, part: slice = EVERYTHING
+    ) -> None:
         """As in `Optimizer`; what was written through lacks the penalties and the step."""
         if written_through:
             velocity = self.state["velocity"]
             self._add_penalties(velocity, backend)
             w = self.flat.values
             backend.sgd_step(w, velocity, self.scalar("lr"), backend.scratch(w))
-        super().update(backend, written_through)
+        super().update(backend, written_through, part)
 
-    def _update(self, backend: Backend) -> None:
-        flat, w = self.flat, self.flat.values
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g, v = self._arrays(part)
         backend.momentum_step(
             w,
-            self.state["velocity"],
-            flat.gradients,
+            v,
+            g,
             self.scalar("lr"),
             self.momentum,
             backend.scratch(w),
-            self._copy,
+            self._copy(part),
             self._skip,
         )
 
@@ -280,16 +316,16 @@ class Nesterov(Momentum):
         """Never: the step needs g besides v."""
         return False
 
-    def _update(self, backend: Backend) -> None:
-        flat, w = self.flat, self.flat.values
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g, v = self._arrays(part)
         backend.nesterov_step(
             w,
-            self.state["velocity"],
-            flat.gradients,
+            v,
+            g,
             self.scalar("lr"),
             self.momentum,
             backend.scratch(w),
-            self._copy,
+            self._copy(part),
             self._skip,
         )
 
@@ -305,16 +341,16 @@ class Adagrad(Optimizer):
     _: KW_ONLY
     eps: float = 1e-8
 
-    def _update(self, backend: Backend) -> None:
-        flat, w = self.flat, self.flat.values
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g, s = self._arrays(part)
         backend.adagrad_step(
             w,
-            self.state["square"],
-            flat.gradients,
+            s,
+            g,
             self.scalar("lr"),
             self.eps,
             backend.scratch(w),
-            self._copy,
+            self._copy(part),
             self._skip,
         )
 
@@ -331,17 +367,17 @@ class RMSProp(Optimizer):
     rho: float = 0.99
     eps: float = 1e-8
 
-    def _update(self, backend: Backend) -> None:
-        flat, w = self.flat, self.flat.values
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g, s = self._arrays(part)
         backend.rmsprop_step(
             w,
-            self.state["square"],
-            flat.gradients,
+            s,
+            g,
             self.scalar("lr"),
             self.rho,
             self.eps,
             backend.scratch(w),
-            self._copy,
+            self._copy(part),
             self._skip,
         )
 
@@ -371,19 +407,19 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         return {"lr": lr / (1 - beta1**t), "correction": 1 / np.sqrt(1 - beta2**t)}
 
-    def _update(self, backend: Backend) -> None:
-        flat, w = self.flat, self.flat.values
+    def _update(self, backend: Backend, part: slice) -> None:
+        w, g, m, v = self._arrays(part)
         backend.adam_step(
             w,
-            self.state["mean"],
-            self.state["square"],
-            flat.gradients,
+            m,
+            v,
+            g,
             self.scalar("lr"),
             self.scalar("correction"),
             self.betas,
             self.eps,
             backend.scratch(w),
-            self._copy,
+            self._copy(part),
             self._skip,
         )
 
@@ -402,11 +438,11 @@ class AdamW(Adam):
         keep = {f"keep {decay}": 1 - lr * decay for decay in self._decays}
         return {**super()._columns(lr, t), **keep}
 
-    def _update(self, backend: Backend) -> None:
-        for part, decay in self.flat.decay_ranges(self.weight_decay):
+    def _update(self, backend: Backend, part: slice) -> None:
+        for one, decay in self._decayed(part):
             keep = self.scalar(f"keep {decay}")
-            backend.scale(self.flat.values[part], keep, self._skip)
-        super()._update(backend)
+            backend.scale(self.flat.values[one], keep, self._skip)
+        super()._update(backend, part)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

@@ -277,8 +277,8 @@ def test_a_parameter_that_is_not_finite_and_does_no_harm_is_dated_all_the_same(e
         def _columns(self, lr, t):
             return super()._columns(lr, t) | {"factor": np.where(t == 2, np.inf, 1.0)}
 
-        def _update(self, backend):
-            super()._update(backend)
+        def _update(self, backend, part):
+            super()._update(backend, part)
             start = self.flat.parameters[3].start
             backend.scale(self.flat.values[start : start + 1], self.scalar("factor"))
 

@@ -59,6 +59,7 @@ LAYERS = [
     "gpumlp.schedules",
     "gpumlp.samples",
     "gpumlp.metrics",
+    "gpumlp.engine.early",
     "gpumlp.engine.step",
     "gpumlp.engine.eager",
     "gpumlp.engine.graph",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,9 @@ class Backend(Updates):
     # Memory order of activations in a workspace. In Fortran order a batch is, in memory, the notes'
     # own Z = W X with samples as columns, which the CPU's matrix products prefer (measured).
     workspace_order: Order = "F"
+    # weights that are worth an update of their own while the backward pass goes on below them; on a
+    # CPU it gains nothing (measured: 0.98 to 1.14 of the time)
+    early_update: float = inf
 
     def __init__(
         self, xp: Any = np, dtype: str = "float32", precision: Precision | None = None

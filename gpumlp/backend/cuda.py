@@ -106,7 +106,7 @@ class CudaBackend(FusedBackend):
             ~/.cache/gpumlp); else the library's favourites are taken.
 
     `branches` is how many calls of a captured step may run at the same time; it is read when the
-    first step is captured.
+    first step is captured. `early_update` is an estimate, too, and has not been measured yet.
 
     Raises DeviceError where CuPy, the driver, a library or that device is missing.
     """
@@ -115,6 +115,7 @@ class CudaBackend(FusedBackend):
     formulas = CupyFormulas
     kernel_operand: np.dtype[Any] = np.dtype("uint16")
     branches = 2
+    early_update = 1 << 20
 
     def __init__(self, index: int = 0, precision: Precision = FP32, tune: bool = True) -> None:
         devices = count_devices()

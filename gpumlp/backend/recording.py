@@ -76,7 +76,7 @@ class RecordingBackend(Backend):
 
     def __init__(self, target: Backend, workspace: Workspace, plan: Plan | None = None) -> None:
         super().__init__(target.xp, target.dtype.name, target.precision)
-        self.operand_dtype = target.operand_dtype
+        self.operand_dtype, self.early_update = target.operand_dtype, target.early_update
         self.name = target.name
         self.workspace_order = target.workspace_order
         self.target = target

@@ -7,17 +7,19 @@ backward   dl/dz of every layer by the chain rule; dl/dW = dzᵀ x
 update     W ← W - η dl/dW, or what the optimizer makes of it
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..backend import Array, Backend, RecordingBackend
+from ..layers import Layer
 from ..losses import Loss
 from ..model import Sequential
-from ..optimizers import Optimizer
+from ..optimizers import EVERYTHING, Optimizer
 from ..parameters import accumulating_sink, gradient_sink
 from ..randomness import dropout_keys, permutation
+from .early import EarlyUpdates
 
 
 @dataclass(eq=False)
@@ -211,14 +213,18 @@ class TrainingStep:
                 backend.normalize(factors, weights)
         if batches.count_weight is not None:
             counts = self._rows(backend, batches.count_weight, slice(rows))
+        alone = batches.accumulate == 1 and not self.writes_through
+        wanted = alone and EarlyUpdates.are_worth_it(backend, self.optimizer)
+        early = EarlyUpdates(self.optimizer, backend) if wanted else None
         position = backend.workspace.position  # micro-batches take turns in the same memory
         for start in range(0, rows, batches.size):
             backend.workspace.position = position
             part = slice(start, min(start + batches.size, rows))
-            self._micro_batch(backend, part, weights, counts, factors)
+            self._micro_batch(backend, part, weights, counts, factors, early)
         if self.loss_scale is not None:
             self.loss_scale.unscale(backend, self.model.flat.gradients)
-        self.optimizer.update(backend, self.writes_through)
+        rest = EVERYTHING if early is None else early.rest()
+        self.optimizer.update(backend, self.writes_through, rest)
         if self.loss_scale is not None:
             self.loss_scale.advance(backend)
 
@@ -229,6 +235,7 @@ class TrainingStep:
         weights: Array | None,
         counts: Array | None,
         factors: Array | float,
+        done: Callable[[Layer], None] | None,
     ) -> None:
         """Forward, loss and backward over the rows `part` of an effective batch."""
         x = self._inputs(backend, part)
@@ -249,7 +256,7 @@ class TrainingStep:
         into = gradient_sink if part.start == 0 else accumulating_sink
         if self.writes_through:
             into = self.optimizer.sink
-        self.model.backward(dz, into=into, input_gradient=False, backend=backend)
+        self.model.backward(dz, into=into, input_gradient=False, backend=backend, done=done)
 
     def _inputs(self, backend: Backend, part: slice) -> Array:
         """Gather rows of x, as numbers."""
