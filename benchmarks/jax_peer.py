@@ -9,7 +9,6 @@ import numpy as np
 from contenders import Contender
 from problem import Problem, Weights
 
-
 # of products of float32; in bf16 everything between the data and the logits is bfloat16
 READS = {
     "fp32": "highest",

@@ -136,36 +136,50 @@ class Optimizer:
 
         `part` is what of the flat buffers `update_early` has not updated already.
         """
-        flat = self.flat
-        if not written_through:
-            if self.clip_norm is not None:
-                backend.clip_norm(flat.gradients, self.clip_norm, backend.scratch(flat.gradients))
-            self._add_penalties(flat.gradients, backend, part)
-        self.descend(backend, written_through, part)
+        g = self.flat.gradients
+        if not written_through and self.clip_norm is not None:
+            backend.clip_norm(g, self.clip_norm, backend.scratch(g))
+        self.update_early(backend, written_through, part)
+        self._limit_norms(backend)
+
+    def may_update_early(self, written_through: bool) -> bool:
+        """Whether layers can be updated one by one, as soon as their gradients are there."""
+        something_to_do = not written_through or self.slots or self.flat.operand is not None
+        return bool(something_to_do) and self.clip_norm is None and self.loss_scale is None
+
+    def update_early(self, backend: Backend, written_through: bool, part: slice) -> None:
+        """Update a part of the flat buffers whose gradient is complete."""
+        if written_through:
+            self._update_written(backend, part)
+        else:
+            self._add_penalties(self.flat.gradients, backend, part)
+            self._update(backend, part)
+        if self._copy(part) is None and not self._limited:
+            self._round(backend, part)
+
+    def descend(self, backend: Backend) -> None:
+        """Take the step by the gradient as it is; `update` has clipped it and added penalties."""
+        self._update(backend, EVERYTHING)
+        self._limit_norms(backend)
 
     @property
-    def may_update_early(self) -> bool:
-        """Whether a layer can be updated before the gradients of all others are there."""
-        return self.clip_norm is None and self.loss_scale is None
+    def _limited(self) -> bool:
+        return any(p.max_norm is not None for p in self.flat.parameters)
 
-    def update_early(self, backend: Backend, part: slice) -> None:
-        """Update a part of the flat buffers whose gradient is complete."""
-        self._add_penalties(self.flat.gradients, backend, part)
-        self._update(backend, part)
-
-    def descend(
-        self, backend: Backend, written_through: bool = False, part: slice = EVERYTHING
-    ) -> None:
-        """Take the step by the gradient as it is; `update` has clipped it and added penalties."""
-        if not written_through:
-            self._update(backend, part)
+    def _limit_norms(self, backend: Backend) -> None:
         for parameter in self.flat.parameters:
             if parameter.max_norm is not None and parameter.is_weight:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
+        if self._limited:
+            self._round(backend, EVERYTHING)
+
+    def _round(self, backend: Backend, part: slice) -> None:
+        """Bring what matrix products read in place of the values up to date."""
         operand = self.flat.operand
-        if operand is not None and (written_through or self._copy(part) is None):
-            backend.split(operand.parts, self.flat.values, str(backend.operand_format))
+        if operand is not None:
+            copies = [array[part] for array in operand.parts]
+            backend.split(copies, self.flat.values[part], str(backend.operand_format))
 
     def _arrays(self, part: slice) -> list[Array]:
         """Return that part of the values, of the gradient, and of each slot of state."""
@@ -175,10 +189,9 @@ class Optimizer:
     def _copy(self, part: slice) -> Array | None:
         """Return what `_update` itself writes for matrix products to read, besides the values."""
         operand = self.flat.operand
-        if operand is None or len(operand.parts) > 1:
+        if operand is None or len(operand.parts) > 1 or self._limited:
             return None
-        limited = any(p.max_norm is not None for p in self.flat.parameters)
-        return None if limited else operand.parts[0][part]
+        return operand.parts[0][part]
 
     @property
     def _skip(self) -> Array | None:
@@ -208,6 +221,10 @@ class Optimizer:
             backend.add_penalty(g[some], w[some], 0.0, self.l1, backend.scratch(w[some]))
 
     def _update(self, backend: Backend, part: slice) -> None:
+        raise NotImplementedError
+
+    def _update_written(self, backend: Backend, part: slice) -> None:
+        """Finish what the backward pass has written through."""
         raise NotImplementedError
 
     @property
@@ -260,6 +277,10 @@ class SGD(Optimizer):
         scratch = backend.scratch(w)
         backend.sgd_step(w, g, self.scalar("lr"), scratch, self._copy(part), self._skip)
 
+    def _update_written(self, backend: Backend, part: slice) -> None:
+        if self._copy(part) is not None:
+            self._round(backend, part)
+
 
 @dataclass(repr=False, eq=False)
 class Momentum(Optimizer):
@@ -281,16 +302,12 @@ class Momentum(Optimizer):
         """V ← μ v + dW."""
         return Sink(parameter.view(self.state["velocity"]), 1.0, self.momentum)
 
-    def update(
-        self, backend: Backend, written_through: bool = False, part: slice = EVERYTHING
-    ) -> None:
-        """As in `Optimizer`; what was written through lacks the penalties and the step."""
-        if written_through:
-            velocity = self.state["velocity"]
-            self._add_penalties(velocity, backend)
-            w = self.flat.values
-            backend.sgd_step(w, velocity, self.scalar("lr"), backend.scratch(w))
-        super().update(backend, written_through, part)
+    def _update_written(self, backend: Backend, part: slice) -> None:
+        """The velocity lacks the penalties, and the step is still to be taken."""
+        velocity, w = self.state["velocity"], self.flat.values[part]
+        self._add_penalties(velocity, backend, part)
+        lr, scratch = self.scalar("lr"), backend.scratch(w)
+        backend.sgd_step(w, velocity[part], lr, scratch, self._copy(part))
 
     def _update(self, backend: Backend, part: slice) -> None:
         w, g, v = self._arrays(part)

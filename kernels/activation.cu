@@ -1,16 +1,25 @@
 // The layers' entrywise work, forward and backward: matrices (rows, columns) in C order.
 #include "portable.h"
 
-// z += bias in place, a = sigma(z). Bytes per entry: 8 where a is z or there is no bias, else 12.
-KERNEL(bias_activation_forward, float* a, float* z, const float* bias, int activation, size_t rows,
-       size_t columns) {
+// z += bias in place, a = sigma(z), copy = a rounded to the format where it is not null. Bytes per
+// entry: 8 where a is z or there is no bias, else 12; and 2 for the copy.
+KERNEL(bias_activation_forward, float* a, operand* copy, float* z, const float* bias, int activation,
+       int format, size_t rows, size_t columns) {
     const auto bias_of = [=](size_t column) { return bias ? bias[column] : 0.0f; };
     float* const biased = a == z || !bias ? (float*)nullptr : z;
     with_activation(activation, [=](auto sigma) {
-        for_matrix(rows, columns, bias_of, [=](size_t, float b, float& a, float& biased, float z) {
+        if (!copy)
+            return for_matrix(rows, columns, bias_of,
+                              [=](size_t, float b, float& a, float& biased, float z) {
+                biased = z + b;
+                a = sigma.value(biased);
+            }, fresh(a), fresh(biased), (const float*)z);
+        for_matrix(rows, columns, bias_of,
+                   [=](size_t, float b, float& a, operand& copy, float& biased, float z) {
             biased = z + b;
             a = sigma.value(biased);
-        }, fresh(a), fresh(biased), (const float*)z);
+            copy = rounded_operand(a, format);
+        }, fresh(a), fresh(copy), fresh(biased), (const float*)z);
     });
 }
 
@@ -59,20 +68,27 @@ SCALAR void sum_strips(size_t columns, WalkDown walk_down, Take take) {
     }
 }
 
-// dz = da sigma'(kept) in this block's rows, and their sums as a row of `partial`
+// dz = da sigma'(kept) in this block's rows, copy = dz rounded, and the sums as a row of `partial`
 template <int WIDTH>
-SCALAR void own_rows(float* dz, const float* da, const float* kept, int activation, size_t rows,
-                     size_t columns, float* partial) {
+SCALAR void own_rows(float* dz, operand* copy, const float* da, const float* kept, int activation,
+                     int format, size_t rows, size_t columns, float* partial) {
     const auto keep = [=](size_t column, float sum) {
         if (blockIdx.y < rows) partial[blockIdx.y * columns + column] = sum;
     };
     with_activation(activation, [=](auto sigma) {
         sum_strips<WIDTH>(columns, [=](size_t column, float* sums) {
+            if (!copy)
+                return walk<WIDTH, 2>(thread_y(), threads_y(), rows, column, columns,
+                                      [=](size_t, int lane, float& dz, float da, float kept) {
+                    dz = da * sigma.slope(kept);
+                    sums[lane] += dz;
+                }, fresh(dz), da, kept);
             walk<WIDTH, 2>(thread_y(), threads_y(), rows, column, columns,
-                           [=](size_t, int lane, float& dz, float da, float kept) {
+                           [=](size_t, int lane, float& dz, operand& copy, float da, float kept) {
                 dz = da * sigma.slope(kept);
+                copy = rounded_operand(dz, format);
                 sums[lane] += dz;
-            }, fresh(dz), da, kept);
+            }, fresh(dz), fresh(copy), da, kept);
         }, keep);
     });
 }
@@ -86,12 +102,13 @@ SCALAR void sum_partial(const float* partial, size_t rows, size_t columns, Take 
     }, take);
 }
 
-// dz = da sigma'(kept), bias_sink = beta bias_sink + alpha (column sums of dz). Bytes per entry: 12,
-// and 4 for the identity, where dz may be null: it is da. A block has at most MOST_THREADS threads, and the grid at most as
-// many columns as there are tickets.
-KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, const float* kept,
-       const float* alpha, const float* beta, int activation, size_t rows, size_t columns,
-       float* partial, uint32* tickets) {
+// dz = da sigma'(kept), copy = dz rounded to the format, bias_sink = beta bias_sink + alpha (column
+// sums of dz). What is null is not written: the copy, or dz, where nobody reads it or (for the
+// identity) it is da. Bytes per entry: 8, 4 for dz and 2 for the copy. A block has at most
+// MOST_THREADS threads, and the grid at most as many columns as there are tickets.
+KERNEL(bias_activation_backward, float* dz, operand* copy, float* bias_sink, const float* da,
+       const float* kept, const float* alpha, const float* beta, int activation, int format,
+       size_t rows, size_t columns, float* partial, uint32* tickets) {
     const size_t partial_rows = gridDim.y < rows ? gridDim.y : rows;
     const auto add_to_sink = [=](size_t column, float sum) {
         if (!bias_sink) return;
@@ -100,11 +117,11 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
     };
     const auto run = [=](auto width) {
         constexpr int WIDTH = decltype(width)::value;
-        own_rows<WIDTH>(dz, da, kept, activation, rows, columns, partial);
+        own_rows<WIDTH>(dz, copy, da, kept, activation, format, rows, columns, partial);
         if (gridDim.y == 1 || last_of(gridDim.y, tickets + blockIdx.x))
             sum_partial<WIDTH>(partial, partial_rows, columns, add_to_sink);
     };
-    if (columns % 4 == 0 && aligned<4>(dz, da, kept, partial))
+    if (columns % 4 == 0 && aligned<4>(dz, copy, da, kept, partial))
         run(Width<4>());
     else
         run(Width<1>());

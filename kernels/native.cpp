@@ -109,9 +109,19 @@ SCALAR size_t columns_at_once(size_t rows) { return rows < 4096 ? 4096 / (rows +
 
 SCALAR size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-// z += bias in place, a = sigma(z)
-KERNEL(bias_activation_forward, float* a, float* z, const float* bias, int activation, size_t rows,
-       size_t columns) {
+// copy = values rounded to the format, where it is not null
+SCALAR void write_copy(operand* copy, const float* values, size_t n, int format) {
+    if (!copy) return;
+    with_format(format, [=](auto f) INLINE {
+        loop(n, [=](operand& copy, float value) INLINE {
+            copy = operand_of(f, f.rounded(value));
+        }, copy, values);
+    });
+}
+
+// z += bias in place, a = sigma(z), copy = a rounded
+KERNEL(bias_activation_forward, float* a, operand* copy, float* z, const float* bias, int activation,
+       int format, size_t rows, size_t columns) {
     const Range mine = share(columns);
     const size_t some = columns_at_once(rows);
     with_activation(activation, [=](auto sigma) INLINE {
@@ -126,6 +136,7 @@ KERNEL(bias_activation_forward, float* a, float* z, const float* bias, int activ
             else
                 loop(n, [=](float& a, float z) INLINE { a = sigma.value(z); }, a + first * rows,
                          z + first * rows);
+            write_copy(copy ? copy + first * rows : nullptr, a + first * rows, n, format);
         }
     });
 }
@@ -137,10 +148,11 @@ SCALAR float sum(const float* values, size_t n) {
     return total;
 }
 
-// dz = da sigma'(z), bias_sink = beta bias_sink + alpha (column sums of dz)
-KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, const float* kept,
-       const float* alpha, const float* beta, int activation, size_t rows, size_t columns,
-       float* partial, uint32* tickets) {
+// dz = da sigma'(z), copy = dz rounded, bias_sink = beta bias_sink + alpha (column sums of dz). On the
+// CPU dz is null for the identity alone, where it is da.
+KERNEL(bias_activation_backward, float* dz, operand* copy, float* bias_sink, const float* da,
+       const float* kept, const float* alpha, const float* beta, int activation, int format,
+       size_t rows, size_t columns, float* partial, uint32* tickets) {
     (void)partial, (void)tickets;  // for the GPU, where many blocks share a column
     const Range mine = share(columns);
     const size_t some = columns_at_once(rows);
@@ -151,6 +163,8 @@ KERNEL(bias_activation_backward, float* dz, float* bias_sink, const float* da, c
                 loop((last - first) * rows, [=](float& dz, float da, float kept) INLINE {
                     dz = da * sigma.slope(kept);
                 }, dz + start, da + start, kept + start);
+            write_copy(copy ? copy + start : nullptr, (dz ? dz : da) + start,
+                       (last - first) * rows, format);
             for (size_t column = first; bias_sink && column < last; ++column) {
                 const float kept_part = *beta ? *beta * bias_sink[column] : 0.0f;
                 bias_sink[column] = kept_part + *alpha * sum((dz ? dz : da) + column * rows, rows);

@@ -113,6 +113,13 @@ template <class Format>
 SCALAR operand operand_of(Format, float rounded) { return rounded; }
 #endif
 
+// a float32 as an operand, in the format of that number
+SCALAR operand rounded_operand(float value, int format) {
+    operand result = 0;
+    with_format(format, [&](auto f) INLINE { result = operand_of(f, f.rounded(value)); });
+    return result;
+}
+
 // ---------------------------------------------------------------- exponentials
 //
 // Ours instead of libm's, because g++ does not vectorise those, and so that both devices compute

@@ -243,6 +243,13 @@ def tail(name, z):
     return lost.get(name, 0.0) * np.abs(z)
 
 
+def copies(of, rows, columns, number):
+    """Yield arguments that ask for a copy of an output in 16 bits, and what it must be."""
+    format = FORMATS_OF_16_BITS[number % 2]
+    copied = {"copy": nothing(rows, columns, dtype=np.uint16), "format": number % 2}
+    yield copied, {"copy": lambda result: bits_of(result[of], format)}
+
+
 def bias_activation_forward(draw, rows, columns):
     for name, activation in ACTIVATIONS.items():
         for bias in (draw.normal(columns), None):
@@ -258,13 +265,17 @@ def bias_activation_forward(draw, rows, columns):
             sigma = Expected(exact[0], terms=terms)
             arguments = {
                 "a": nothing(rows, columns),
+                "copy": None,
                 "z": z,
                 "bias": bias,
                 "activation": NUMBERS[name],
+                "format": 0,
                 "rows": int(rows),
                 "columns": int(columns),
             }
             yield arguments, {"a": sigma, "z": Expected(biased, ulps=0)}
+            for copied, to in copies("a", rows, columns, NUMBERS[name]):
+                yield arguments | copied, {"a": sigma, "z": Expected(biased, ulps=0)} | to
             if activation.keeps == "output":
                 yield arguments | {"a": z}, {"a": sigma, "z": sigma}
 
@@ -291,23 +302,26 @@ def bias_activation_backward(draw, rows, columns):
         sink_after = Expected(after[1], 16, sums + (np.abs(beta * sink) if beta else 0))
         arguments = {
             "dz": nothing(rows, columns),
+            "copy": None,
             "bias_sink": sink,
             "da": da,
             "kept": kept,
             "alpha": np.array([alpha], np.float32),
             "beta": np.array([beta], np.float32),
             "activation": NUMBERS[name],
+            "format": 0,
             "rows": int(rows),
             "columns": int(columns),
             "partial": nothing(rows, columns),
             "tickets": tickets(),
         }
         yield arguments, {"dz": dz, "bias_sink": sink_after}
+        for copied, to in copies("dz", rows, columns, number):
+            yield arguments | copied, {"dz": dz, "bias_sink": sink_after} | to
+        yield arguments | {"dz": None}, {"bias_sink": sink_after}
         if number < 2:
             yield arguments | {"dz": da}, {"dz": dz, "da": dz, "bias_sink": sink_after}
             yield arguments | {"bias_sink": None}, {"dz": dz}
-        if name == "identity":
-            yield arguments | {"dz": None}, {"bias_sink": sink_after}
 
 
 def dropout(draw, rows, columns):

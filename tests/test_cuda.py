@@ -17,7 +17,7 @@ from gpumlp.backend import Activation, Backend
 from gpumlp.backend import schedule as schedule_module
 from gpumlp.backend.capture import CapturedCalls, runs_at_once
 from gpumlp.backend.launch import KernelCall
-from gpumlp.backend.precision import FP64
+from gpumlp.backend.precision import FP64, PRECISIONS
 from gpumlp.backend.schedule import schedule
 from gpumlp.engine import Batches, TrainingStep, get_engine
 from gpumlp.errors import DeviceError, DivergedError
@@ -186,6 +186,12 @@ def steps_of_standard_networks():
             backend = FakeCudaBackend(tune=False)
             lines = captured(sizes, "sigmoid", optimizer, backend, rows=16, batch=8)
             yield f"{net} sigmoid {optimizer.name}\n" + "".join(f"  {line}\n" for line in lines)
+    for precision, optimizer in (("bf16", SGD()), ("bf16", Adam()), ("fp16", SGD())):
+        net = "784-500-500-10@100"
+        backend = FakeCudaBackend(precision=PRECISIONS[precision], tune=False)
+        lines = captured(STANDARD[net], "sigmoid", optimizer, backend, rows=16, batch=8)
+        title = f"{net} sigmoid {optimizer.name} {precision}\n"
+        yield title + "".join(f"  {line}\n" for line in lines)
 
 
 def test_the_steps_of_the_standard_networks_are_the_calls_that_they_should_be():

@@ -7,7 +7,6 @@ from test_engine import CASES, assert_same_bits, build, train
 
 from gpumlp import get_backend
 from gpumlp.backend import PRECISIONS, Backend, CpuBackend, RecordingBackend, Workspace
-from gpumlp.engine.early import EarlyUpdates
 from gpumlp.optimizers import OPTIMIZERS
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -47,25 +46,26 @@ def test_early_updates_leave_the_same_bits(optimizer, case, least):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "momentum"])
-def test_they_do_so_in_every_precision(optimizer, precision):
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "momentum"])
+@pytest.mark.parametrize("case", ["plain", "weight_decay", "max_norm"])
+def test_they_do_so_in_every_precision(optimizer, case, precision):
     results = []
     for early in (np.inf, 1):
         backend = get_backend("cpu", precision)
         backend.early_update = early
-        results.append(train(build(optimizer, "weight_decay", backend=backend), "graph"))
+        results.append(train(build(optimizer, case, backend=backend), "graph"))
     assert_same_bits(*results)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16x3"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "momentum"])
 def test_they_do_so_in_captured_steps(optimizer, precision):
     """Where they may run beside the products of the layers below."""
     results = []
     for early in (np.inf, 1):
         backend = FakeCudaBackend(precision=PRECISIONS[precision], tune=False)
         backend.early_update = early
-        results.append(train(build(optimizer, "l1", backend=backend), "graph", epochs=1))
+        results.append(train(build(optimizer, "plain", backend=backend), "graph", epochs=1))
     assert_same_bits(*results)
 
 
@@ -115,12 +115,29 @@ def test_only_steps_whose_gradients_are_complete_layer_by_layer_have_them(optimi
     update = training.optimizer.update_early
     training.optimizer.update_early = lambda *arguments: called.append(1) or update(*arguments)
     names_of(training)
-    assert bool(called) == early
+    assert len(called) == (4 if early else 1)
 
 
-def test_they_are_for_gpus_and_never_for_scaled_losses():
-    adam = build("adam", "plain", backend=get_backend("cpu")).optimizer
-    assert not EarlyUpdates.are_worth_it(get_backend("cpu"), adam)
-    assert EarlyUpdates.are_worth_it(FakeCudaBackend(tune=False), adam)
-    scaled = build("adam", "plain", backend=get_backend("cpu", "fp16")).optimizer
-    assert not EarlyUpdates.are_worth_it(FakeCudaBackend(tune=False), scaled)
+def test_they_are_for_gpus():
+    assert np.isinf(get_backend("cpu").early_update)
+    assert FakeCudaBackend(tune=False).early_update == 2**20
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "early"),
+    [
+        ("adam", "bf16", True),
+        ("adam", "fp16", False),  # any gradient may overflow
+        ("sgd", "bf16", True),  # products write W, and its copy is still to be made
+        ("momentum", "fp32", True),  # products write v, and W is still to be changed
+    ],
+)
+def test_what_products_have_written_is_finished_early_too(optimizer, precision, early):
+    backend = get_backend("cpu", precision)
+    backend.early_update = 1
+    training = build(optimizer, "plain", backend=backend)
+    called = []
+    update = training.optimizer.update_early
+    training.optimizer.update_early = lambda *arguments: called.append(1) or update(*arguments)
+    names_of(training)
+    assert len(called) == (4 if early else 1)

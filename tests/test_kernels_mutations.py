@@ -36,6 +36,15 @@ MUTATIONS = [  # kernel that is to fail, source, right, wrong
         *("bias_activation_forward", "activation.cu"),
         *("if (columns % 4 == 0 && aligned<4>(arrays...))", "if (aligned<4>(arrays...))"),
     ),
+    (
+        *("bias_activation_forward", "activation.cu"),
+        *("copy = rounded_operand(a, format);", "copy = rounded_operand(z, format);"),
+    ),
+    (
+        *("bias_activation_backward", "activation.cu"),
+        *("copy = rounded_operand(dz, format);", "copy = rounded_operand(da, format);"),
+    ),
+    ("bias_activation_backward", "activation.cu", "aligned<4>(dz, copy, da", "aligned<4>(dz, da"),
     ("bias_activation_forward", "activation.cu", "log1p_(exp_(z <", "log1p_(exp_(z >"),
     ("bias_activation_backward", "activation.cu", "a * (1.0f - a)", "a * (1.0f + a)"),
     ("bias_activation_backward", "activation.cu", "return 1.0f - a * a;", "return 1.0f + a * a;"),

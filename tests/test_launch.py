@@ -97,9 +97,10 @@ def test_the_same_number_in_memory_is_the_same_array(kernels):
 
 
 def test_no_array_is_null(kernels):
-    arguments = {"a": device(2, 4), "z": device(2, 4), "bias": None, "activation": 0}
-    call = kernels.bind("bias_activation_forward", arguments | {"rows": 2, "columns": 4})
-    assert call._packed[2] is None
+    arguments = {"a": device(2, 4), "copy": None, "z": device(2, 4), "bias": None, "activation": 0}
+    arguments |= {"format": 0, "rows": 2, "columns": 4}
+    call = kernels.bind("bias_activation_forward", arguments)
+    assert call._packed[1] is None
     call()
     np.testing.assert_array_equal(arguments["a"].get(), arguments["z"].get())
 
@@ -163,4 +164,4 @@ def test_every_kernel_writes_something_and_every_array_is_of_a_known_type():
     outputs = {name: kernel.outputs for name, kernel in kernel_declarations().items()}
     assert outputs["adam_step"] == {"w", "copy", "m", "v"}
     assert outputs["softmax_cross_entropy"] == {"loss", "correct", "dz"}
-    assert outputs["bias_activation_backward"] == {"dz", "bias_sink", "partial", "tickets"}
+    assert outputs["bias_activation_backward"] == {"dz", "copy", "bias_sink", "partial", "tickets"}

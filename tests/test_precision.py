@@ -206,8 +206,8 @@ def test_what_products_read_follows_the_parameters(name, options, maker):
     seen = []
 
     class Watching(Adam):
-        def update(self, backend, written_through=False):
-            super().update(backend, written_through)
+        def update(self, backend, *arguments):
+            super().update(backend, *arguments)
             operand = self.flat.operand
             if operand is None:
                 assert backend.operand_format is None

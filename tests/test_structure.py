@@ -45,6 +45,7 @@ LAYERS = [
     "gpumlp.backend.tuning",
     "gpumlp.backend.products",
     "gpumlp.backend.epilogues",
+    "gpumlp.backend.copies",
     "gpumlp.backend.cuda",
     "gpumlp.backend",
     "gpumlp.randomness",

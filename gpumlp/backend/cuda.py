@@ -20,6 +20,7 @@ from ..files import cache_folder
 from .activations import Activation, Array
 from .base import Backend, Call, Order, Plan
 from .capture import Capture, CapturedCalls
+from .copies import with_copies
 from .cublaslt import CublasLt
 from .epilogues import with_epilogues
 from .fused import FusedBackend, flat, together
@@ -236,10 +237,10 @@ class CudaBackend(FusedBackend):
         return super().replay(parts)
 
     def _fused(self, calls: Sequence[DeviceCall]) -> list[DeviceCall]:
-        """Return a step's calls with what matrix products can do themselves."""
-        if not any(isinstance(call, ProductCall) for call in calls):
-            return [*calls]
-        return with_epilogues(calls, self.products)
+        """Return a step's calls with what products and kernels can do besides their own work."""
+        if any(isinstance(call, ProductCall) for call in calls):
+            calls = with_epilogues(calls, self.products)
+        return with_copies(calls, self._kernels.bind)
 
 
 def is_captured(call: Call) -> bool:

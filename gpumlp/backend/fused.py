@@ -165,9 +165,11 @@ class FusedBackend(Backend):
         return self.kernel(
             "bias_activation_forward",
             a=a,
+            copy=None,
             z=z,
             bias=bias,
             activation=ACTIVATION_NUMBERS[activation],
+            format=0,
             rows=z.shape[0],
             columns=z.shape[1],
         )
@@ -192,12 +194,14 @@ class FusedBackend(Backend):
         return self.kernel(
             "bias_activation_backward",
             dz=None if unchanged else dz,
+            copy=None,
             bias_sink=bias_sink,
             da=da,
             kept=kept,
             alpha=alpha,
             beta=beta,
             activation=ACTIVATION_NUMBERS[activation],
+            format=0,
             rows=dz.shape[0],
             columns=dz.shape[1],
             partial=scratch,

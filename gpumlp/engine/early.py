@@ -5,8 +5,6 @@ arithmetic. Only large layers are worth calls of their own, so layers wait for e
 have enough weights together.
 """
 
-from math import isinf
-
 from ..backend import Backend
 from ..layers import Layer
 from ..optimizers import EVERYTHING, Optimizer
@@ -18,16 +16,13 @@ class EarlyUpdates:
     Args:
         optimizer: whose `update_early` is called.
         backend: on which; it says how many weights are worth it.
+        written_through: whether the backward pass has written into more than gradients.
     """
 
-    def __init__(self, optimizer: Optimizer, backend: Backend) -> None:
+    def __init__(self, optimizer: Optimizer, backend: Backend, written_through: bool) -> None:
         self._optimizer, self._backend = optimizer, backend
+        self._written_through = written_through
         self._end = optimizer.flat.weights_end  # the weights from here on are updated
-
-    @staticmethod
-    def are_worth_it(backend: Backend, optimizer: Optimizer) -> bool:
-        """Whether any layer could be updated early."""
-        return optimizer.may_update_early and not isinf(backend.early_update)
 
     def __call__(self, layer: Layer) -> None:
         """Update the weights of a layer and of those that waited, if they are many."""
@@ -36,7 +31,8 @@ class EarlyUpdates:
                 self._update_from(weight.start)
 
     def _update_from(self, start: int) -> None:
-        self._optimizer.update_early(self._backend, slice(start, self._end))
+        part = slice(start, self._end)
+        self._optimizer.update_early(self._backend, self._written_through, part)
         self._end = start
 
     def rest(self) -> slice:

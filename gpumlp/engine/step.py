@@ -9,6 +9,7 @@ update     W ← W - η dl/dW, or what the optimizer makes of it
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isinf
 
 import numpy as np
 
@@ -213,9 +214,7 @@ class TrainingStep:
                 backend.normalize(factors, weights)
         if batches.count_weight is not None:
             counts = self._rows(backend, batches.count_weight, slice(rows))
-        alone = batches.accumulate == 1 and not self.writes_through
-        wanted = alone and EarlyUpdates.are_worth_it(backend, self.optimizer)
-        early = EarlyUpdates(self.optimizer, backend) if wanted else None
+        early = self._early_updates(backend)
         position = backend.workspace.position  # micro-batches take turns in the same memory
         for start in range(0, rows, batches.size):
             backend.workspace.position = position
@@ -227,6 +226,14 @@ class TrainingStep:
         self.optimizer.update(backend, self.writes_through, rest)
         if self.loss_scale is not None:
             self.loss_scale.advance(backend)
+
+    def _early_updates(self, backend: Backend) -> EarlyUpdates | None:
+        """Return what updates large layers early, where it may and where that is worth it."""
+        optimizer, through = self.optimizer, self.writes_through
+        possible = self.batches.accumulate == 1 and optimizer.may_update_early(through)
+        if not possible or isinf(backend.early_update):
+            return None
+        return EarlyUpdates(optimizer, backend, through)
 
     def _micro_batch(
         self,
