@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ class Case:
     """An operation with its arguments.
 
     `arguments` is called with a maker and the shape; `moved` with the shape: the bytes of each
-    operand, once where it is read and once where it is written, in float32.
+    operand, once where it is read and once where it is written, in float32. `rounded` are entries
+    of what matrix products read in a low precision: 2 bytes on a GPU, 4 on a CPU.
     """
 
     operation: str
@@ -94,6 +96,11 @@ class Case:
     arguments: Callable[..., tuple[Any, ...]]
     moved: Callable[..., int]
     variant: str = ""
+    rounded: int = 0  # times the entries
+
+    def bytes_moved(self, backend: Backend, shape: tuple[int, ...]) -> int:
+        """Return the bytes that a call moves on a backend."""
+        return self.moved(*shape) + self.rounded * prod(shape) * _operand(backend).itemsize
 
     def shape(self, rows: int, columns: int) -> tuple[int, ...]:
         """Return this case's shape of about rows · columns entries."""
@@ -102,6 +109,8 @@ class Case:
                 return (rows * columns,)
             case "classes":
                 return (max(rows * columns // CLASSES, 1), CLASSES)
+            case "state":
+                return (4,)
             case "product":
                 return (min(rows, PRODUCT_ROWS), columns, columns)
         return (rows, columns)
@@ -138,6 +147,27 @@ def _gather_scaled(make: Maker, rows: int, columns: int) -> tuple[Any, ...]:
 
 def _normalize(make: Maker, n: int) -> tuple[Any, ...]:
     return make.nothing(n), make.unit(n)
+
+
+# ------------------------------------------------------------------------- operands
+
+
+def _operand(backend: Backend) -> np.dtype[Any]:
+    """Return the type of what kernels write for matrix products to read."""
+    return np.dtype("float32" if backend.xp is np else "uint16")
+
+
+def _split(format: str, count: int, make: Maker, n: int) -> tuple[Any, ...]:
+    parts = [make.nothing(n, dtype=_operand(make.backend)) for _ in range(count)]
+    return parts, make.normal(n), format
+
+
+def _unscale(make: Maker, n: int) -> tuple[Any, ...]:
+    return make.normal(n), make.array(np.float32(0)), make.scalar(1024.0, 1.0)
+
+
+def _loss_scale_step(make: Maker, n: int) -> tuple[Any, ...]:
+    return make.array(np.float32([1024, 0, 0, 0])), 1e9, 2.0**24
 
 
 # --------------------------------------------------------------------------- network
@@ -295,6 +325,11 @@ CASES = [
         )
         for name, formula in POINTWISE.items()
     ),
+    Case("split", "vector", partial(_split, "bf16", 1), lambda n: 4 * n, "bf16", 1),
+    Case("split", "vector", partial(_split, "fp16", 1), lambda n: 4 * n, "fp16", 1),
+    Case("split", "vector", partial(_split, "bf16", 3), lambda n: 4 * n, "bf16 x 3", 3),
+    Case("unscale", "vector", _unscale, lambda n: 8 * n),
+    Case("loss_scale_step", "state", _loss_scale_step, lambda n: 8 * n),
     Case("accumulate", "vector", _accumulate, lambda n: 20 * n),
     Case("scale", "vector", _scale, lambda n: 8 * n),
     Case("add_penalty", "vector", _add_penalty, lambda n: 12 * n),

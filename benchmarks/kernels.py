@@ -150,7 +150,7 @@ class Bench:
         shape = case.shape(*self.sizes[size])
         check(case, shape, self.fused)
         seconds, copied = self._seconds(case, size, shape)
-        moved, middle = case.moved(*shape), median(seconds["fused"])
+        moved, middle = case.bytes_moved(self.fused, shape), median(seconds["fused"])
         rates = [copied / s for s in seconds["copy"]]
         shares = [moved / s / r for s, r in zip(seconds["fused"], rates, strict=True)]
         self.copies[_copied(size)] += rates

@@ -14,7 +14,7 @@ import numpy as np
 from kernels_on_fibers import crowded, whole_numbers
 
 from gpumlp.backend import ACTIVATIONS, POINTWISE, Backend
-from gpumlp.backend.precision import rounded, split_parts
+from gpumlp.backend.precision import bits, rounded, split_parts
 
 PLAIN = Backend(np, "float64")
 EPS = float(np.finfo(np.float32).eps)
@@ -154,10 +154,7 @@ FORMATS_OF_16_BITS = ("bf16", "fp16")
 
 def bits_of(values, format):
     """Return the 16 bits of values rounded to a format."""
-    near = rounded(np, values, format)
-    if format == "fp16":
-        return near.astype(np.float16).view(np.uint16)
-    return (near.view(np.uint32) >> 16).astype(np.uint16)
+    return bits(rounded(np, values, format), format)
 
 
 def split(draw, n):

@@ -15,7 +15,7 @@ import pytest
 from fake_cuda import FakeCudaBackend
 
 import gpumlp
-from gpumlp.backend import Backend, CpuBackend, get_backend
+from gpumlp.backend import PRECISIONS, Backend, CpuBackend, get_backend
 from gpumlp.errors import DeviceError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -276,17 +276,36 @@ def test_what_runs_on_one_kind_of_device_is_refused_on_the_other(benchmark_modul
         assert (peer in choose(None, "cuda", False)) == installed(package)
 
 
-def test_tf32_needs_a_gpu():
-    done = run_training("--precision", "tf32", "--quick")
-    assert done.returncode == 2
-    assert "precision 'tf32' needs --device cuda" in done.stderr
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_contenders_are_timed_in_a_low_precision(precision, tmp_path):
+    if precision == "fp64":
+        done = run_training("--precision", precision)
+        assert done.returncode == 2
+        assert "invalid choice: 'fp64'" in done.stderr
+        return
+    out = tmp_path / "out.json"
+    options = ["--quick", "--rounds", "1", "--nets", "20-10-4@10", "--what", "step"]
+    peers = "torch" if importlib.util.find_spec("torch") else "none"
+    done = run_training("--precision", precision, *options, "--peers", peers, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    assert {row["precision"] for row in content["rows"]} == {precision}
 
 
-def test_tf32_is_compared_less_strictly(benchmark_module):
+def test_jax_is_left_out_of_fp16_which_needs_a_scale(benchmark_module, monkeypatch):
+    module = benchmark_module("training")
+    monkeypatch.setattr(module, "find_spec", lambda name: True)
+    options = module.parse(["--precision", "fp16"])
+    assert not {"jax", "jax-step"} & {*options.peers}
+    assert "jax" in module.parse(["--precision", "bf16"]).peers
+
+
+def test_low_precisions_are_compared_less_strictly(benchmark_module):
     rounds, net = benchmark_module("rounds"), benchmark_module("problem").Net.parse("4-3@5")
     ours = {"loss": 1.0, "norms": [1.0]}
     replies = {"gpumlp": ours, "x": {"loss": 1.0005, "norms": [1.005]}}
-    rounds.check(net, replies, looser=rounds.TF32_ERROR)
+    assert rounds.LOOSER.keys() == PRECISIONS.keys() - {"fp64"}
+    rounds.check(net, replies, looser=rounds.LOOSER["tf32"])
     with pytest.raises(rounds.CheckError, match="x does not train"):
         rounds.check(net, replies)
 
@@ -660,7 +679,7 @@ def test_the_facts_of_a_gpu_are_all_answered_on_the_stand_in(benchmark_module, m
     numbers = {question: answer for question, answer in answers.items() if question[:4] != "CuPy"}
     assert all(isinstance(answer, float) for answer in numbers.values()), numbers
     assert "CaptureError" in answers["CuPy's product in a capture"]
-    assert len(answers) == 13
+    assert len(answers) == 18
 
 
 def open_lines(path):

@@ -45,7 +45,7 @@ def arguments_of(name, seed=0):
     """Return arguments of a kernel, with arrays large enough for any of its sizes."""
     rng = np.random.default_rng(seed)
     sizes = {"rows": ROWS, "columns": COLUMNS, "n": ROWS * COLUMNS, "bytes": COLUMNS * 4}
-    numbers = {"activation": 0, "threshold": 2**31, "first_row": 5}
+    numbers = {"activation": 0, "threshold": 2**31, "first_row": 5, "format": 0}
     length = ROWS * COLUMNS
     if name == "gemm":
         gemm = find_gemm()
@@ -56,7 +56,9 @@ def arguments_of(name, seed=0):
     for parameter, kind in LIBRARY._kernel(name)[1].items():
         if parameter in sizes | numbers:
             arguments[parameter] = (sizes | numbers)[parameter]
-        elif kind == "float*":
+        elif parameter == "skip":
+            arguments[parameter] = None
+        elif kind in ("float*", "operand*"):
             arguments[parameter] = rng.uniform(0.1, 1, length).astype(np.float32)
         elif kind == "uint8*":
             arguments[parameter] = rng.integers(0, 9, 4 * length).astype(np.uint8)

@@ -249,7 +249,7 @@ def failing(found):
         ),
         (
             "adam_step",
-            lambda w, m, v, g, lr, c, betas, eps, s: (w, m, v, g, lr, c, betas, 30 * eps, s),
+            lambda w, m, v, g, lr, c, betas, eps, *s: (w, m, v, g, lr, c, betas, 30 * eps, *s),
             None,
         ),
         (

@@ -26,7 +26,16 @@ import numpy as np
 from .activations import Activation, Array
 from .operations import Scalar, operation
 from .pointwise import Pointwise
-from .precision import FP32, FP64, Matrix, Operand, Precision, partial_products, split_parts
+from .precision import (
+    FP32,
+    FP64,
+    Matrix,
+    Operand,
+    Precision,
+    bits,
+    partial_products,
+    split_parts,
+)
 from .system_memory import system_memory
 from .updates import Updates
 
@@ -233,10 +242,11 @@ class Backend(Updates):
     def split(self, parts: Sequence[Array], x: Array, format: str) -> None:
         """parts[0] = x rounded to a format, parts[1] = what is left of x rounded, and so on.
 
-        All have the shape and the order of x. What is left of an infinite x is 0.
+        All have the shape and the order of x, and hold numbers or, in uint16, the format's bits.
+        What is left of an infinite x is 0.
         """
         for part, value in zip(parts, split_parts(self.xp, x, format), strict=False):
-            part[...] = value
+            part[...] = bits(value, format) if part.dtype == "uint16" else value
 
     @operation
     def matmul(

@@ -117,6 +117,13 @@ def rounded(xp: Any, x: Array, format: str) -> Array:
     return xp.where(xp.isnan(x), x, nearest.astype("uint32").view("float32"))
 
 
+def bits(near: Array, format: str) -> Array:
+    """Return numbers of a format of 16 bits, in float32, as it writes them: uint16."""
+    if format == "fp16":
+        return near.astype("float16").view("uint16")
+    return (near.view("uint32") >> 16).astype("uint16")
+
+
 def split_parts(xp: Any, x: Array, format: str) -> Iterator[Array]:
     """Yield the parts of x without end: x rounded, what is left of x rounded, and so on."""
     while True:
