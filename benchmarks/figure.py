@@ -119,6 +119,36 @@ def plot_learning(rows: Sequence[Row], path: Path) -> None:
         path.write_bytes(png(figure))
 
 
+def plot_precisions(rows: Sequence[Row], path: Path) -> None:
+    """Draw the gradient's error by net, and each run's test accuracy, by precision."""
+    errors = [row for row in rows if row["what"] == "gradient_error"]
+    runs = [row for row in rows if row["what"] == "accuracy"]
+    names = list(dict.fromkeys(row["precision"] for row in rows))
+    with our_style():
+        figure, (left, right) = new_figure(
+            "precisions", "errors and accuracy", (10.0, 4.0), columns=2
+        )
+        nets = dict.fromkeys(f"{row['net']}@{row['batch']}" for row in errors)
+        for net, marker, colour in zip(nets, cycle(MARKERS), cycle(COLOURS)):
+            own = [row for row in errors if f"{row['net']}@{row['batch']}" == net]
+            places = [names.index(row["precision"]) for row in own]
+            values = [row["gradient_error"] for row in own]
+            left.plot(places, values, marker, color=colour, label=net)
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        left.set_ylabel("error of the gradient, relative to float64")
+        left.legend()
+        for row in runs:
+            place, reached = names.index(row["precision"]), [r["accuracy"] for r in row["runs"]]
+            right.plot([place] * len(reached), reached, "o", color=COLOURS[0], alpha=0.6)
+            right.plot([place - 0.2, place + 0.2], [row["mean"]] * 2, color=COLOURS[1])
+        right.set_ylabel(f"{runs[0]['data']} accuracy, each seed and mean" if runs else "")
+        for axes in (left, right):
+            axes.set_xticks(range(len(names)), names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        path.write_bytes(png(figure))
+
+
 def _plain_ticks(axis: Any) -> None:
     """Label a logarithmic axis with numbers as they are, at 1, 2, 5, 10 and so on."""
     from matplotlib.ticker import LogLocator

@@ -167,7 +167,7 @@ def _unscale(make: Maker, n: int) -> tuple[Any, ...]:
 
 
 def _loss_scale_step(make: Maker, n: int) -> tuple[Any, ...]:
-    return make.array(np.float32([1024, 0, 0, 0])), 1e9, 2.0**24
+    return make.array(np.array([1024, 0, 0, 0], np.float32)), 1e9, 2.0**24
 
 
 # --------------------------------------------------------------------------- network

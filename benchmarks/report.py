@@ -143,6 +143,42 @@ def kernel_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def precision_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the cells of what each precision costs, a line for each."""
+    errors = [row for row in rows if row["what"] == "gradient_error"]
+    runs = {row["precision"]: row for row in rows if row["what"] == "accuracy"}
+    nets = list(dict.fromkeys(f"{row['net']}@{row['batch']}" for row in errors))
+    heads = ["precision", *nets]
+    if runs:
+        first = next(iter(runs.values()))
+        heads += [f"{first['data']} accuracy, {len(first['runs'])} seeds"]
+    lines = []
+    for name in dict.fromkeys(row["precision"] for row in rows):
+        own = {
+            f"{row['net']}@{row['batch']}": f"{row['gradient_error']:.1e}"
+            for row in errors
+            if row["precision"] == name
+        }
+        cells = [name, *(own.get(net, "") for net in nets)]
+        if runs:
+            run = runs.get(name)
+            cells.append("" if run is None else f"{run['mean']:.4f} ± {run['deviation']:.4f}")
+        lines.append(cells)
+    return heads, lines
+
+
+def precision_table(rows: Sequence[Row]) -> str:
+    """Return what each precision costs, for reading."""
+    heads, lines = precision_rows(rows)
+    widths = [max(len(cells[i]) for cells in (heads, *lines)) for i in range(len(heads))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in (heads, *lines)
+    ]
+    text.append("numbers below nets: error of the gradient, relative to float64")
+    return "\n".join(text)
+
+
 def start_table(starts: Sequence[Row]) -> str:
     """Return what came before the timing: seconds of build and of first runs with compilation."""
     lines = ["before the timing, in seconds (build; first runs with compilation):"]

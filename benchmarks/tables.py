@@ -3,7 +3,8 @@
 A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
 being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
 from what the files say. Which table a file gives depends on who wrote it: training.py,
-cpu_vs_gpu.py, kernels.py, time_to_accuracy.py, footprint.py, wide_vs_deep.py or configs.py.
+cpu_vs_gpu.py, kernels.py, time_to_accuracy.py, footprint.py, wide_vs_deep.py, precisions.py or
+configs.py.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from report import OURS, Row, kernel_label
+from report import OURS, Row, kernel_label, precision_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,6 +27,9 @@ KERNELS = (
 )
 ACCURACY = "CPU time is that of all threads; ratio: CPU time / that of gpumlp in the same round."
 NEEDS = "Median (ratio: theirs / ours, in the same rounds); bold: less than gpumlp."
+PRECISIONS = (
+    "Below nets: ‖g - g₆₄‖ / ‖g₆₄‖ of the parameter where it is largest; on a CPU emulated."
+)
 FOOTPRINT = {
     "import": "import, s",
     "first step": "start to first step, s",
@@ -56,6 +60,8 @@ def table(results: Path, name: str) -> str:
         rows, environment = content["rows"], content["environment"]
         if "operation" in rows[0]:
             lines, legend = kernel_lines(rows), [KERNELS]
+        elif rows[0].get("what") == "gradient_error":
+            lines, legend = precision_lines(rows), [PRECISIONS]
         elif rows[0].get("what") == "time_to_accuracy":
             lines, legend = accuracy_lines(rows), [ACCURACY]
         elif rows[0].get("what") in FOOTPRINT:
@@ -204,6 +210,12 @@ def config_lines(rows: Sequence[Row]) -> list[str]:
         count = f"{row['parameters']:,}"
         lines.append(line([row["config"], count, str(len(row["seeds"])), metric, *found, seconds]))
     return lines
+
+
+def precision_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each precision: its errors, and the accuracy reached with it."""
+    heads, lines = precision_rows(rows)
+    return [*header(heads), *map(line, lines)]
 
 
 def header(cells: Sequence[str]) -> list[str]:

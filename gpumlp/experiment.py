@@ -16,6 +16,7 @@ from .model import Sequential
 from .plots import Predictions
 from .samples import loss_weights
 from .saved_model import SavedModel
+from .step_profile import StepProfile, profile_training
 from .trainer import Callback, Trainer
 
 
@@ -111,6 +112,11 @@ class Experiment:
                     f"after step {trainer.step}; try a smaller optimizer.lr (learning rate)"
                 )
         return results
+
+    def profile(self, trainer: Trainer) -> StepProfile:
+        """Return where the time of a training step goes; changes nothing."""
+        train = self.data.train
+        return profile_training(trainer, train.x, train.y, train.sample_weight)
 
     def predictions(self, trainer: Trainer) -> Predictions:
         """Return what plots compare: targets and predictions of the test part, or what there is."""

@@ -71,6 +71,43 @@ def details(environment: Mapping[str, Any], path: Path) -> str:
     )
 
 
+def profile_table(profile: Mapping[str, Any]) -> str:
+    """Return where the time of a step goes, a summary's "profile", for reading.
+
+    >>> rows = [{"part": "products", "calls": 5, "us": 60.0, "share": 0.75, "floor_us": 40.0}]
+    >>> rows.append({"part": "host", "calls": 0, "us": 20.0, "share": 0.25, "floor_us": 0.0})
+    >>> about = {"peak_gflops": 90.0, "bandwidth_gb_per_s": 20.0, "steps_per_epoch": 41}
+    >>> about |= {"us_per_step": 80.0, "floor_us": 40.0, "share_of_floor": 0.5}
+    >>> print(profile_table(about | {"rows": rows}))
+    a step         calls           µs    share   floor, µs
+    products           5         60.0    75.0%        40.0
+    host                         20.0    25.0%
+    total              5         80.0   100.0%        40.0
+    floor: 50% of the time, at 90 GFLOP/s (a large product) and 20 GB/s (memory of the largest
+    call); 41 steps an epoch
+    """
+
+    def line(part: str, calls: int, us: float, share: float, floor: float) -> str:
+        found = f"{floor:12,.1f}" if calls else ""
+        return f"{part:14}{calls or '':>6}{us:13,.1f}{share:9.1%}{found}"
+
+    rows, whole = profile["rows"], profile["us_per_step"]
+    calls = sum(row["calls"] for row in rows)
+    return "\n".join(
+        [
+            f"{'a step':14}{'calls':>6}{'µs':>13}{'share':>9}{'floor, µs':>12}",
+            *(
+                line(*(row[k] for k in ("part", "calls", "us", "share", "floor_us")))
+                for row in rows
+            ),
+            line("total", calls, whole, 1.0, profile["floor_us"]),
+            f"floor: {profile['share_of_floor']:.0%} of the time, at {profile['peak_gflops']:,.0f} "
+            f"GFLOP/s (a large product) and {profile['bandwidth_gb_per_s']:,.0f} GB/s (memory of "
+            f"the largest\ncall); {count(profile['steps_per_epoch'], 'step')} an epoch",
+        ]
+    )
+
+
 def result(summary: dict[str, Any]) -> str:
     """Return the summary for reading.
 

@@ -20,7 +20,7 @@ from .environment import describe
 from .errors import ConfigError, DivergedError, FileError, GpumlpError
 from .experiment import Experiment
 from .plots import plots_wanted, write_plots
-from .report import details, introduction, result
+from .report import details, introduction, profile_table, result
 from .run_folder import RunFolder, check_free, default_path, log_callbacks, to_json
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="check everything, run one step, say what it will take; write nothing",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="afterwards, say where the time of a step goes and how fast it could be",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print the configuration with every default"
@@ -112,7 +117,7 @@ def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[s
             if options.verbose:
                 say(details(environment, path))
             trainer = experiment.trainer(callbacks)
-            summary = fit_and_save(experiment, trainer, folder)
+            summary = fit_and_save(experiment, trainer, folder, options.profile)
             if plots:
                 draw(experiment, trainer, folder, say)
         except (GpumlpError, MemoryError, OSError) as error:
@@ -126,7 +131,9 @@ def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[s
         return summary, signals.exit_code
 
 
-def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
+def fit_and_save(
+    experiment: Experiment, trainer: Trainer, folder: RunFolder, profiled: bool
+) -> dict[str, Any]:
     """Fit, save the model, evaluate all parts, write and return the summary."""
     began, model_file = perf_counter(), folder.path / "model.safetensors"
     results: dict[str, dict[str, float]] = {}
@@ -143,6 +150,8 @@ def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) ->
     status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"
     summary = experiment.summary(status, trainer, results, seconds)
     summary["run_dir"] = str(folder.path)
+    if profiled and status == "done":
+        summary["profile"] = experiment.profile(trainer).as_json()
     folder.write_summary(summary)
     folder.log(f"{status}: {to_json(results)}")
     return summary
@@ -171,12 +180,16 @@ def run(options: argparse.Namespace) -> int:
     if options.print_config:
         print(dump_config(config), end="")
         return 0
+    if options.dry_run and options.profile:
+        raise ConfigError("--profile needs a training, and --dry-run does none: give one of them")
     if options.dry_run:
         experiment = Experiment.build(config)
         found = dry_run(experiment)
         print(to_json(found) if options.json else dry_run_report(experiment, found))
         return 0
     summary, code = train(config, options, say)
+    if "profile" in summary and not (options.json or options.quiet):
+        print(profile_table(summary["profile"]))
     print(to_json(summary) if options.json else result(summary), flush=True)
     return code
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumlp.backend import CpuBackend, blas
-from gpumlp.backend.blas import bind_product, find_gemm, plan_product
+from gpumlp.backend.blas import GemmCall, find_gemm, plan_product
 
 GEMM = find_gemm()
 needs_gemm = pytest.mark.skipif(GEMM is None, reason="NumPy's BLAS is one that is not known")
@@ -107,7 +107,7 @@ def test_the_call_of_a_product_keeps_its_arrays_alive():
         c = np.zeros((50, 50), np.float32)
         ones = np.ones((50, 50), np.float32)
         planned = plan_product(c, ones, ones.copy())
-        return bind_product(GEMM, planned, 1.0, 0.0), c
+        return GemmCall(GEMM, planned, 1.0, 0.0), c
 
     call, c = bound()
     garbage = [np.full((50, 50), 9, np.float32) for _ in range(20)]

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from math import inf
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -201,6 +202,20 @@ class Backend(Updates):
                     call()
 
         return repeat
+
+    def calls(self, plan: Plan) -> list[Call]:
+        """Return what `replay` really runs of a plan, call by call."""
+        return [*plan]
+
+    def seconds(self, call: Call, times: int) -> float:
+        """Return the seconds of one of `times` runs of a call, one after another."""
+        repeat = self.replay([call])
+        repeat(1)
+        self.synchronize()
+        began = perf_counter()
+        repeat(times)
+        self.synchronize()
+        return (perf_counter() - began) / times
 
     # ------------------------------------------------------- a step's inputs
 

@@ -5,7 +5,6 @@ threads; a second BLAS in the process would fight it for the cores (measured: te
 """
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -92,34 +91,39 @@ def _layout(matrix: Array) -> tuple[bool, int] | None:
     return (True, max(1, columns)) if matrix.flags.c_contiguous else None
 
 
-def bind_product(gemm: Gemm, product: Product, alpha: Any, beta: Any) -> Callable[[], None]:
-    """Return the product as a call; 0-d arrays α and β are read each time it runs."""
-    p, integer = product, ctypes.c_int64 if gemm.wide else ctypes.c_int
-    one, two = ctypes.c_float(alpha), ctypes.c_float(beta)
-    flags = (NOT_TRANSPOSED, TRANSPOSED)
-    function = gemm.function
-    arguments = (
-        ctypes.c_int(COLUMN_MAJOR),
-        ctypes.c_int(flags[p.transpose_a]),
-        ctypes.c_int(flags[p.transpose_b]),
-        *(integer(x) for x in (p.m, p.n, p.k)),
-        one,
-        ctypes.c_void_p(p.a.ctypes.data),
-        integer(p.lda),
-        ctypes.c_void_p(p.b.ctypes.data),
-        integer(p.ldb),
-        two,
-        ctypes.c_void_p(p.c.ctypes.data),
-        integer(p.ldc),
-    )
-    changing = isinstance(alpha, np.ndarray) or isinstance(beta, np.ndarray)
+class GemmCall:
+    """A product bound to BLAS; 0-d arrays α and β are read each time it runs."""
 
-    def call(_kept: Product = product) -> None:
-        if changing:
-            one.value, two.value = float(alpha), float(beta)
-        function(*arguments)
+    name = "gemm"
 
-    return call
+    def __init__(self, gemm: Gemm, product: Product, alpha: Any, beta: Any) -> None:
+        p, integer = product, ctypes.c_int64 if gemm.wide else ctypes.c_int
+        self.arguments = p._asdict()  # keeps the arrays alive, too
+        self._scalars = alpha, beta
+        self._changing = isinstance(alpha, np.ndarray) or isinstance(beta, np.ndarray)
+        self._alpha, self._beta = ctypes.c_float(alpha), ctypes.c_float(beta)
+        flags = (NOT_TRANSPOSED, TRANSPOSED)
+        self._function = gemm.function
+        self._given = (
+            ctypes.c_int(COLUMN_MAJOR),
+            ctypes.c_int(flags[p.transpose_a]),
+            ctypes.c_int(flags[p.transpose_b]),
+            *(integer(x) for x in (p.m, p.n, p.k)),
+            self._alpha,
+            ctypes.c_void_p(p.a.ctypes.data),
+            integer(p.lda),
+            ctypes.c_void_p(p.b.ctypes.data),
+            integer(p.ldb),
+            self._beta,
+            ctypes.c_void_p(p.c.ctypes.data),
+            integer(p.ldc),
+        )
+
+    def __call__(self) -> None:
+        """Run it."""
+        if self._changing:
+            self._alpha.value, self._beta.value = map(float, self._scalars)
+        self._function(*self._given)
 
 
 def _library() -> Any:
@@ -163,5 +167,5 @@ def _is_right(gemm: Gemm) -> bool:
     expected = 0.5 * c - 2 * (a @ b)
     product = plan_product(c, a, b)
     assert product is not None
-    bind_product(gemm, product, -2.0, 0.5)()
+    GemmCall(gemm, product, -2.0, 0.5)()
     return bool((c == expected).all())

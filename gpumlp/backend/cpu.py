@@ -12,7 +12,7 @@ import numpy as np
 
 from .activations import Array
 from .base import Call, Order, Plan
-from .blas import bind_product, find_gemm, plan_product
+from .blas import GemmCall, find_gemm, plan_product
 from .fused import FusedBackend, flat, together
 from .native import NativeCall, NativeSequence, load_native
 from .operations import Scalar
@@ -81,7 +81,7 @@ class CpuBackend(FusedBackend):
         if self._gemm is None or product is None:
             return None
         if self._library is None:
-            return bind_product(self._gemm, product, alpha, beta)
+            return GemmCall(self._gemm, product, alpha, beta)
         return self.kernel(
             "gemm",
             function=self._gemm.address,

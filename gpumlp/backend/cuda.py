@@ -236,6 +236,20 @@ class CudaBackend(FusedBackend):
             return parts[0]
         return super().replay(parts)
 
+    def calls(self, plan: Plan) -> list[Call]:
+        """As in `Backend`, with what is fused when a plan is captured."""
+        found: list[Call] = []
+        for captured, group in groupby(flat(plan), is_captured):
+            calls = [*group]
+            found += self._fused(calls) if captured else calls  # type: ignore[arg-type]
+        return found
+
+    def seconds(self, call: Call, times: int) -> float:
+        """As in `Backend`; where a graph can hold the call, by the device's own clock."""
+        if is_captured(call):
+            return self._capture.seconds([call], times)  # type: ignore[list-item]
+        return super().seconds(call, times)
+
     def _fused(self, calls: Sequence[DeviceCall]) -> list[DeviceCall]:
         """Return a step's calls with what products and kernels can do besides their own work."""
         if any(isinstance(call, ProductCall) for call in calls):

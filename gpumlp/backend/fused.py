@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation, Array
-from .base import Backend, Call
+from .base import Backend, Call, Plan
 from .geometry import SUMS
 from .operations import OPERATIONS, Scalar
 from .pointwise import POINTWISE, Pointwise
@@ -62,6 +62,10 @@ class FusedBackend(Backend):
         binder = getattr(self, f"_bind_{name}", None)
         call: Call | None = binder(*args, **kwargs) if binder else None
         return call or partial(getattr(self.formulas, name), self, *args, **kwargs)
+
+    def calls(self, plan: Plan) -> list[Call]:
+        """As in `Backend`; what stands for several calls is taken apart."""
+        return [*flat(plan)]
 
     def _tickets(self) -> Array | None:
         """Return zeroed counters by which a kernel's blocks know which of them is the last."""

@@ -64,13 +64,13 @@ class NativeCall:
     depend on which thread runs which part, only those of products on how many parts there are.
     """
 
-    __slots__ = ("_arguments", "_function", "_run", "_slots", "_threads", "name", "parts")
+    __slots__ = ("_function", "_run", "_slots", "_threads", "arguments", "name", "parts")
 
     def __init__(
         self, name: str, function: Any, slots: Any, arguments: dict[str, Any], run: Any
     ) -> None:
         self.name, self._function, self.parts = name, function, 1
-        self._slots, self._arguments, self._run, self._threads = slots, arguments, run, 1
+        self._slots, self.arguments, self._run, self._threads = slots, arguments, run, 1
 
     def share(self, size: int, threads: int) -> None:
         """Cut work of that size into as many parts as it is worth."""
