@@ -12,6 +12,9 @@ An update is compared with the float64 formula applied to the candidate's own gr
 a gradient by its size, so that a rounding error of one that is nearly 0 would become as large as
 the step itself. Where the matrix product itself writes the update, gradient and update are one.
 
+In a low precision the formulas read numbers that are rounded as products read them; where float32
+differs from float64 in its last digits, a number may be rounded to the other neighbour.
+
 An error is the largest difference within a tensor, divided by the largest reference value there,
 for an update by the largest change; or, where rows cancel, by the sizes of what was added up (see
 `gradients.sizes`). Rounding an updated value to the precision counts as no error.
@@ -23,7 +26,7 @@ from math import inf, isfinite, isnan
 
 import numpy as np
 
-from .backend import Array, Backend, CpuBackend, get_backend
+from .backend import PRECISIONS, Array, Backend, CpuBackend, Precision, get_backend
 from .backend.native import load_native
 from .build import build_network, build_trainer
 from .config import Config
@@ -36,8 +39,9 @@ from .gradients.sizes import SizingBackend
 
 MOST_ROWS = 2048
 STEPS = 5
-TOLERANCE = 100  # times the precision's ε
-ROUNDING = 2  # times ε: what writing a value in the precision may lose
+TOLERANCE = 100  # times the type's ε
+OTHER_NEIGHBOUR = 0.5  # times the ε of what products read: few entries of a sum are rounded so
+ROUNDING = 2  # times the type's ε: what writing a value may lose
 
 
 class Run:
@@ -73,7 +77,7 @@ class Reference(Run):
     """The formulas in float64, which know the sizes that rounding errors are compared with."""
 
     def __init__(self, config: Config, data: Prepared) -> None:
-        self.sizing = SizingBackend()
+        self.sizing = SizingBackend(PRECISIONS[config.precision])
         super().__init__("reference", "eager", _training(config, data, self.sizing))
         self.sizing.watch(self.flat, [self.flat.gradients, *self.buffers()])
         self.writes_through = self.training.writes_through
@@ -143,13 +147,14 @@ class Parity:
     tensors: tuple[Errors, ...]
     steps: int
     rows: int
-    dtype: str
+    precision: Precision
     replaced: int
 
     @property
     def tolerance(self) -> float:
-        """What an error may be: `TOLERANCE` ε."""
-        return TOLERANCE * float(np.finfo(self.dtype).eps)
+        """What an error may be: `TOLERANCE` ε of the type, or `OTHER_NEIGHBOUR` ε of products."""
+        of_type = TOLERANCE * float(np.finfo(self.precision.dtype).eps)
+        return max(of_type, OTHER_NEIGHBOUR * self.precision.epsilon)
 
     @property
     def error(self) -> float:
@@ -174,8 +179,8 @@ def compare(config: Config, steps: int = STEPS, engine: str = "auto") -> Parity:
     (True, 9)
     """
     backends, missing = find_backends(config.device, config.precision)
-    precision = backends[0][1].dtype
-    data = prepare(config.data, config.model.task, config.seed, precision)
+    precision = backends[0][1].precision
+    data = prepare(config.data, config.model.task, config.seed, np.dtype(precision.dtype))
     try:
         reference = Reference(config, data)
         candidates = [
@@ -192,7 +197,7 @@ def compare(config: Config, steps: int = STEPS, engine: str = "auto") -> Parity:
     largest = model.operations_of_largest_product(batches.size)
     with reference.backend.threads_for(largest), np.errstate(all="ignore"):
         for step in range(steps):
-            start = [array.astype(precision) for array in reference.buffers()]
+            start = [array.astype(precision.dtype) for array in reference.buffers()]
             for one in (reference, *candidates):
                 one.put(start, step)
                 if step % batches.steps == 0:
@@ -210,7 +215,7 @@ def compare(config: Config, steps: int = STEPS, engine: str = "auto") -> Parity:
         tuple(sorted(tensors, key=lambda one: max(one.largest))),
         steps,
         batches.count,
-        precision.name,
+        precision,
         replaced,
     )
 
@@ -228,7 +233,7 @@ def find_backends(device: str, precision: str) -> tuple[list[tuple[str, Backend]
             found.append(("cpu", cpu))
         else:
             missing.append(f"native kernels: {load_native()[1]}")
-        cpu = CpuBackend(kernels=False)
+        cpu = CpuBackend(kernels=False, precision=cpu.precision)
     found.append(("numpy", cpu))
     if device == "cpu":
         return found, missing

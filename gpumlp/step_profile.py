@@ -202,6 +202,8 @@ def _seconds_of_a_step(training: TrainingStep, engine: str) -> float:
 class _Clock(Callback):
     """Looks at the clock every so many steps of a training."""
 
+    every_steps: int
+
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps
         self.times: list[float] = []
@@ -259,7 +261,11 @@ class _Bandwidth:
         if entries not in self._measured:
             w = self._backend.zeros((entries,)) + 1
             call, times = self._backend.bind("scale", w, 1.0), max(1, MOST_TIMED // entries)
-            seconds = min(_seconds(self._backend, [call], times) for _ in range(REPEATS))
+            tries = []
+            for _ in range(REPEATS):
+                sleep(SPINNING / REPEATS if self._backend.name == "cpu" else 0)
+                tries.append(_seconds(self._backend, [call], times))
+            seconds = min(tries)
             self._measured[entries] = 2.0 * w.nbytes / seconds
         return self._measured[entries]
 

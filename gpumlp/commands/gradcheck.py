@@ -57,19 +57,19 @@ def report(config: Config, found: GradientCheck, ok: bool) -> list[str]:
         f"parameters drawn from seed {config.seed}",
         f"float64: backpropagation against {count(total, 'central difference')}"
         + ("" if found.direction is None else f" ({SAMPLED} a tensor)"),
-        f"{found.dtype}: one step of engine {found.engine} on {found.device} "
+        f"{found.arithmetic}: one step of engine {found.engine} on {found.device} "
         "against backpropagation in float64",
     ]
     if found.left_out:
         lines.append(
-            f"{count(found.left_out, 'row')} with weight 0: {found.dtype} rounds onto the other "
-            "side of a kink"
+            f"{count(found.left_out, 'row')} with weight 0: {found.arithmetic} rounds onto the "
+            "other side of a kink"
         )
     width = max(8, *(len(tensor.name) for tensor in found.tensors))
     lines += [
         "",
         f"{'tensor':{width}}  {'shape':>13}  {'checked':>8}  {'skipped':>8}"
-        f"  {'float64 error':>14}  {found.dtype + ' error':>14}",
+        f"  {'float64 error':>14}  {found.arithmetic + ' error':>14}",
     ]
     lines += [_line(tensor, width) for tensor in found.tensors]
     if found.direction is not None:
@@ -77,10 +77,10 @@ def report(config: Config, found: GradientCheck, ok: bool) -> list[str]:
         lines.append(f"{where:<{width + 35}}  {_number(found.direction):>14}")
     lines += [
         "",
-        f"allowed: {TOLERANCE:.1e} (float64), {found.engine_tolerance:.1e} ({found.dtype}); "
+        f"allowed: {TOLERANCE:.1e} (float64), {found.engine_tolerance:.1e} ({found.arithmetic}); "
         "skipped: ±h crosses a kink",
         f"largest relative error {_number(found.error)} (float64), "
-        f"{_number(found.engine_error)} ({found.dtype}, engine {found.engine}): "
+        f"{_number(found.engine_error)} ({found.arithmetic}, engine {found.engine}): "
         f"{'ok' if ok else 'failed'}",
     ]
     return lines

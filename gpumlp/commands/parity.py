@@ -7,7 +7,7 @@ from ..config_file import load_config
 from ..console import show
 from ..engine import ENGINES
 from ..errors import CheckFailed, ConfigError
-from ..parity import STEPS, TOLERANCE, Parity, compare
+from ..parity import STEPS, Parity, compare
 from ..run_folder import to_json
 from ..train import add_config_arguments, overrides
 from ..wording import count
@@ -51,7 +51,7 @@ def report(config: Config, found: Parity) -> list[str]:
     """Return the lines of the result: the largest error of each tensor, the worst last."""
     lines = [
         f"{config.name}: {count(found.steps, 'step')} over {count(found.rows, 'row')} in "
-        f"{found.dtype} against the formulas in float64,",
+        f"{_arithmetic(found)} against the formulas in float64,",
         "each begun from the same bits; largest relative errors",
     ]
     if found.replaced:
@@ -71,12 +71,18 @@ def report(config: Config, found: Parity) -> list[str]:
     return [
         *lines,
         "",
-        f"allowed: {found.tolerance:.1e} ({TOLERANCE} eps) of a tensor's largest value or change, "
-        "or of",
-        "what cancels in it; rounding an updated value to the precision is no error",
+        f"allowed: {found.tolerance:.1e} of a tensor's largest value or change, or of what cancels",
+        "in it; rounding an updated value to the precision is no error",
         f"largest relative error {found.error:.1e} ({last.tensor}, {worst}): "
         f"{'failed' if failures(found) else 'ok'}",
     ]
+
+
+def _arithmetic(found: Parity) -> str:
+    precision = found.precision
+    if precision.format is None:
+        return precision.dtype
+    return f"{precision.dtype} with products in {precision.name}"
 
 
 def failures(found: Parity) -> list[str]:
@@ -97,7 +103,8 @@ def as_json(config: Config, found: Parity) -> str:
             "config": config.name,
             "steps": found.steps,
             "rows": found.rows,
-            "dtype": found.dtype,
+            "dtype": found.precision.dtype,
+            "precision": found.precision.name,
             "tolerance": found.tolerance,
             "error": found.error,
             "ok": not failures(found),

@@ -13,7 +13,7 @@ from math import isfinite
 
 import numpy as np
 
-from ..backend import Array, RecordingBackend, Workspace, get_backend
+from ..backend import Array, Precision, RecordingBackend, Workspace, get_backend
 from ..build import build_loss, build_network, build_optimizer
 from ..config import Config
 from ..data.prepare import Prepared, prepare
@@ -35,7 +35,8 @@ from .engine import Batch, engine_gradient
 MOST_ROWS = 64
 SMALL = 5_000  # parameters: up to here every entry is checked
 SAMPLED = 50
-ENGINE_TOLERANCE = 100  # times the precision's ε; 0.2 to 7 were measured
+ENGINE_TOLERANCE = 100  # times the type's ε; 0.2 to 7 were measured
+ROUNDING_TOLERANCE = 8  # times the ε of what products read, if that is larger; 0.03 to 0.5 were
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,12 @@ class GradientCheck:
     left_out: int
     engine: str
     device: str
-    dtype: str
+    precision: Precision
+
+    @property
+    def arithmetic(self) -> str:
+        """What the engine computes in: "float32", "float64", or a precision of products."""
+        return self.precision.name if self.precision.format else self.precision.dtype
 
     @property
     def error(self) -> float:
@@ -96,8 +102,9 @@ class GradientCheck:
 
     @property
     def engine_tolerance(self) -> float:
-        """What the engine's error may be: 100 ε of its precision."""
-        return ENGINE_TOLERANCE * float(np.finfo(self.dtype).eps)
+        """What the engine's error may be: 100 ε of its type, or 8 ε of what products read."""
+        of_type = ENGINE_TOLERANCE * float(np.finfo(self.precision.dtype).eps)
+        return max(of_type, ROUNDING_TOLERANCE * self.precision.epsilon)
 
 
 def check(config: Config, rows: int = MOST_ROWS) -> GradientCheck:
@@ -165,7 +172,7 @@ def _check(
         left_out,
         engine,
         backend.name,
-        backend.dtype.name,
+        backend.precision,
     )
 
 
@@ -298,7 +305,7 @@ def failures(found: GradientCheck) -> list[str]:
         if not tensor.engine_error <= found.engine_tolerance:
             lines.append(
                 f"{tensor.name}{list(tensor.engine_worst)}: the gradient of engine {found.engine} "
-                f"in {found.dtype} differs from that in float64 (relative error "
+                f"in {found.arithmetic} differs from that in float64 (relative error "
                 f"{tensor.engine_error:.1e}, allowed {found.engine_tolerance:.1e})"
             )
     if found.direction is not None and found.direction > TOLERANCE:

@@ -28,7 +28,9 @@ def near_kinks(
     near = np.zeros(len(x), bool)
     for i, layer in enumerate(model.layers):
         if isinstance(layer, Dense) and layer.activation.name in KINKED:
-            z = x @ layer.weight.value.T
+            backend, weight = layer.backend, layer.weight
+            z = backend.empty((len(x), layer.n_out))
+            backend.matmul(z, backend.operand(x), weight.operand(backend).T)
             if layer.bias is not None:
                 z += layer.bias.value
             near |= _near(z, abs(z).max())

@@ -6,7 +6,7 @@ left of them: the rows of a batch may all but cancel, their rounding errors do n
 
 import numpy as np
 
-from ..backend import Array, Backend, Scalar
+from ..backend import Array, Backend, Matrix, Operand, Precision, Scalar
 from ..backend.activations import Activation
 from ..parameters import FlatParameters
 
@@ -14,13 +14,16 @@ from ..parameters import FlatParameters
 class SizingBackend(Backend):
     """The plain formulas in float64 on the CPU, for the training of one network.
 
+    In a low precision products read rounded numbers here, too; all else is float64.
+
     `sizes` maps each parameter's name to the largest Σ |dz| |x| (of a bias: Σ |dz|) among its
     entries since it was last cleared, times the factor α with which the sum was written;
     `accumulated` is the sum of the sizes of all losses (and of what else is counted).
     """
 
-    def __init__(self) -> None:
-        super().__init__(np, "float64")
+    def __init__(self, precision: Precision | None = None) -> None:
+        low = precision if precision is not None and precision.format else None
+        super().__init__(np, "float64", low)
         self.sizes: dict[str, float] = {}
         self.accumulated = 0.0
         self._names: dict[int, str] = {}
@@ -43,15 +46,16 @@ class SizingBackend(Backend):
     def matmul(
         self,
         out: Array,
-        a: Array,
-        b: Array,
+        a: Matrix,
+        b: Matrix,
         alpha: Scalar = 1.0,
         beta: Scalar = 0.0,
         scratch: Array = None,
     ) -> None:
         """As in `Backend`."""
         if _address(out) in self._names:
-            self._note(out, float((abs(a) @ abs(b)).max()), alpha)
+            left, right = (x.parts[0] if isinstance(x, Operand) else x for x in (a, b))
+            self._note(out, float((abs(left) @ abs(right)).max()), alpha)
         super().matmul(out, a, b, alpha, beta, scratch)
 
     def bias_activation_backward(
