@@ -124,7 +124,7 @@ def test_every_loss_of_values_passes(here, name, reduction):
 def test_what_a_configuration_may_ask_for_passes(here, sections):
     found = check(config(**sections))
     assert_passes(found)
-    assert found.dtype == ("float64" if "precision" in sections else "float32")
+    assert found.arithmetic == ("float64" if "precision" in sections else "float32")
 
 
 def test_a_large_network_is_sampled_and_looked_at_along_a_direction():
@@ -366,3 +366,12 @@ def test_what_cannot_be_checked_is_refused(capsys, arguments, code, said):
     found, out, err = run(capsys, *arguments)
     assert (found, out) == (code, "")
     assert said in err
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16", "bf16x3", "bf16x6"])
+@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+def test_a_low_precision_is_as_exact_as_its_numbers(here, precision, activation):
+    found = check(config(model={"activation": activation, "hidden": [20, 9]}, precision=precision))
+    assert_passes(found)
+    assert found.arithmetic == precision
+    assert found.engine_error < 2 * found.precision.epsilon
