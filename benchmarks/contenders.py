@@ -192,6 +192,17 @@ class GpumlpUnforked(Gpumlp):
         return backend
 
 
+class GpumlpLate(Gpumlp):
+    """All layers updated after the backward pass: what updating large ones during it saves."""
+
+    @staticmethod
+    def choose_backend(device: str, precision: str) -> Backend:
+        """As in `Gpumlp`."""
+        backend = get_backend(device, precision)
+        backend.early_update = float("inf")
+        return backend
+
+
 class GpumlpTrainer(Gpumlp):
     """gpumlp as its users run it: each turn and each epoch is one `Trainer.fit`.
 

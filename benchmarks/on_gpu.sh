@@ -80,11 +80,30 @@ for optimizer in sgd adam; do
         --optimizers "$optimizer" \
         --out "$out/training-$optimizer.json" --plot "$out/training-$optimizer.png"
 done
-step training-tf32 "$python" benchmarks/training.py --device cuda --precision tf32 \
-    --nets 784-1024-1024-1024-10@256,4096-4096-4096-10@8192 --out "$out/training-tf32.json"
+large=784-1024-1024-1024-10@256,4096-4096-4096-10@8192
+for precision in tf32 bf16 bf16x3 bf16x6 fp16; do
+    nets=$large
+    [ "$precision" = bf16 ] && nets=$large,64-64-64-64-16@65536
+    step "training-$precision" "$python" benchmarks/training.py --device cuda --what step \
+        --precision "$precision" --nets "$nets" --out "$out/training-$precision.json"
+done
+step training-bf16-adam "$python" benchmarks/training.py --device cuda --what step \
+    --precision bf16 --optimizers adam --nets "$large" --out "$out/training-bf16-adam.json"
+step precisions "$python" benchmarks/precisions.py --device cuda --seeds 1 \
+    --out "$out/precisions.json" --plot "$out/precisions.png"
+for precision in fp32 bf16; do
+    step "profile-$precision" "$python" -m gpumlp.cli train --config full_batch --device cuda \
+        --set precision=$precision --profile --run-dir "$scratch/profile-$precision"
+done
+for precision in tf32 bf16 fp16 bf16x3 bf16x6; do
+    step "parity-$precision" "$python" -m gpumlp.cli parity --config digits --device cuda \
+        --set precision=$precision
+done
 step variants "$python" benchmarks/training.py --device cuda --what step \
     --peers gpumlp-unforked,gpumlp-eager,gpumlp-trainer \
     --nets 784-30-10@10,784-128-10@64,784-500-500-10@100 --out "$out/variants.json"
+step variants-adam "$python" benchmarks/training.py --device cuda --what step --optimizers adam \
+    --peers gpumlp-late,gpumlp-unforked --nets "$large" --out "$out/variants-adam.json"
 step kernels "$python" benchmarks/kernels.py --device cuda \
     --out "$out/kernels.json" --plot "$out/kernels.png"
 step cpu_vs_gpu "$python" benchmarks/cpu_vs_gpu.py --device cuda \

@@ -38,9 +38,10 @@ PEERS = [
 ]
 VARIANTS = [  # gpumlp run in another way
     *("gpumlp-plain", "gpumlp-numpy", "gpumlp-trainer", "gpumlp-eager", "gpumlp-unforked"),
+    "gpumlp-late",
 ]
 CPU_ONLY = {"sklearn", "gpumlp-plain", "gpumlp-numpy"}
-CUDA_ONLY = {"torch-graph", "torch-graph-50", "gpumlp-unforked"}
+CUDA_ONLY = {"torch-graph", "torch-graph-50", "gpumlp-unforked", "gpumlp-late"}
 # left out unless they are asked for; unrolling saves a CPU nothing and is slow to compile
 NOT_BY_DEFAULT = {"cpu": CUDA_ONLY | {"jax-unroll-8"}, "cuda": CPU_ONLY}
 
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--peers",
         help=f"of {','.join(PEERS)}, or none; default: those installed that suit the device; "
         "besides, gpumlp by the plain formulas, as without a compiler, by Trainer.fit, step by "
-        "step, and as CUDA graphs without branches: " + ",".join(VARIANTS),
+        "step, as CUDA graphs without branches, and with all updates last: " + ",".join(VARIANTS),
     )
     parser.add_argument("--optimizers", default="sgd", help="of sgd,adam; default: sgd")
     parser.add_argument(

@@ -20,6 +20,7 @@ SYSTEMS = {
     "gpumlp-numpy": ("contenders", "GpumlpNumpy", "gpumlp"),
     "gpumlp-trainer": ("contenders", "GpumlpTrainer", "gpumlp"),
     "gpumlp-eager": ("contenders", "GpumlpEager", "gpumlp"),
+    "gpumlp-late": ("contenders", "GpumlpLate", "gpumlp"),
     "gpumlp-unforked": ("contenders", "GpumlpUnforked", "gpumlp"),
     "torch": ("torch_peer", "Torch", "torch"),
     "torch-1": ("torch_peer", "TorchOneThread", "torch"),

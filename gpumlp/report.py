@@ -40,7 +40,8 @@ def _device(experiment: Experiment) -> str:
     name, precision = experiment.backend.name, experiment.config.precision
     why = experiment.why_cpu
     reason = f" (no CUDA: {why.split(';')[0]})" if why else ""
-    return f"{name}{reason}, {precision}"
+    emulated = name == "cpu" and experiment.backend.operand_format is not None
+    return f"{name}{reason}, {precision}{' (emulated)' if emulated else ''}"
 
 
 def _shape(sizes: list[int | None]) -> str:
