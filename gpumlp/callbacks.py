@@ -12,7 +12,10 @@ from .trainer import Callback, Record, Trainer
 from .wording import duration, number
 
 TERMINAL_LINES = 100
-HIDDEN = ("epoch", "step", "lr", "seconds", "samples_per_s", "total_loss", "penalty")
+HIDDEN = (
+    *("epoch", "step", "lr", "seconds", "samples_per_s", "total_loss", "penalty"),
+    *("loss_scale", "skipped_steps"),
+)
 
 
 def greater_is_better(monitor: str) -> bool:

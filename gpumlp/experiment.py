@@ -144,11 +144,13 @@ class Experiment:
         """Return what summary.json holds."""
         training = sum(record["seconds"] for record in trainer.history)
         samples = sum(record["seconds"] * record["samples_per_s"] for record in trainer.history)
+        scale = trainer.optimizer.loss_scale
         return {
             "status": status,
             "name": self.config.name,
             "epochs": trainer.epoch,
             "steps": trainer.step,
+            **({} if scale is None else {"skipped_steps": scale.skipped}),
             "best_epoch": trainer.best_epoch,
             "stop_reason": trainer.stop_reason,
             **results,

@@ -125,12 +125,14 @@ def result(summary: dict[str, Any]) -> str:
         if (of_part := summary.get(part))
     ]
     reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
+    skipped = summary.get("skipped_steps", 0)
+    steps = count(summary["steps"], "step") + (f" ({skipped:,} skipped)" if skipped else "")
     best = f", best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
     return "\n".join(
         [
             *lines,
             f"{summary['status']}{reason}: {count(summary['epochs'], 'epoch')}, "
-            f"{count(summary['steps'], 'step')} in {duration(summary['seconds'])} "
+            f"{steps} in {duration(summary['seconds'])} "
             f"({summary['samples_per_s']:,.0f} samples/s){best}",
             f"run folder: {summary['run_dir']}",
         ]

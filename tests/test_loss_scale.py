@@ -1,10 +1,12 @@
 """Float16 gradients keep small entries, and one that overflows changes nothing."""
 
+import json
+
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaBackend
 
-from gpumlp import Dense, Sequential, SoftmaxCrossEntropy, Trainer, get_backend, loss_scale
+from gpumlp import Dense, Sequential, SoftmaxCrossEntropy, Trainer, cli, get_backend, loss_scale
 from gpumlp.backend import PRECISIONS, Backend, CpuBackend
 from gpumlp.errors import DivergedError
 from gpumlp.losses import MeanSquaredError
@@ -172,3 +174,26 @@ def test_a_copied_optimizer_has_a_scale_of_its_own():
     copied = deepcopy(trainer)
     copied.optimizer.loss_scale.state[0] = 1
     assert trainer.optimizer.loss_scale.value == loss_scale.FIRST
+
+
+def test_a_run_says_how_many_steps_were_skipped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**36)
+    options = ["--set", "precision=fp16", "--set", "train.epochs=2", "--set", "log.plots=false"]
+    folder = tmp_path / "run"
+    code = cli.main(["train", "--config", "digits", "--run-dir", str(folder), *options])
+    captured = capsys.readouterr()
+    assert code == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["skipped_steps"] > 0
+    assert f"82 steps ({summary['skipped_steps']} skipped) in" in captured.out
+    assert "loss_scale" not in captured.err
+    assert "cpu (no CUDA" in captured.err or "cuda" in captured.err
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["skipped_steps"] == summary["skipped_steps"]
+
+
+def test_a_precision_that_is_emulated_is_said_to_be(tmp_path, capsys):
+    for precision, emulated in (("bf16", True), ("fp32", False)):
+        options = ["--device", "cpu", "--dry-run", "--set", f"precision={precision}"]
+        assert cli.main(["train", "--config", "digits", *options]) == 0
+        assert ("(emulated)" in capsys.readouterr().out) == emulated
