@@ -7,6 +7,7 @@ change is put back afterwards.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from .backend import Array, Backend, Plan, RecordingBackend, Workspace
 from .backend.base import Call
 from .call_costs import bytes_of, name_of, operations_of
 from .engine import TrainingStep, get_engine
+from .errors import DivergedError
 from .schedules import Constant
 from .trainer import Callback, History, Trainer
 
@@ -106,14 +108,13 @@ def profile_training(trainer: Trainer, x: Array, y: Array, weight: Array | None)
     """
     with _Unchanged(trainer), np.errstate(all="ignore"):
         training = trainer.training_step(x, y, weight)
-        largest = trainer.model.operations_of_largest_product(training.batches.size)
-        with training.backend.threads_for(largest):
+        operations = trainer.model.operations_of_largest_product(training.batches.size)
+        with training.backend.threads_for(operations):
             training.begin_epoch(trainer.epoch, trainer.step, np.ones(training.batches.steps))
             own = _seconds_of_calls(training)
             step = _seconds_of_a_step(training, trainer.engine)
-        whole = _seconds_in_trainer(trainer, x, y, weight, step, training)
-        # a clock that ticks between two measurements must not make a step shorter than its parts
-        whole = max(whole, step)
+        # what varies between two measurements must not make a step shorter than it is
+        whole = max(step, _seconds_in_trainer(trainer, x, y, weight, step, training))
         peak, bandwidth = _peak(training.backend), _Bandwidth(training.backend)
         rows = _rows(own, step, whole, peak, bandwidth)
         largest = max((bytes_of(call) for _, call, _ in own), default=0.0)
@@ -236,7 +237,10 @@ def _seconds_in_trainer(
     probe = copy(trainer)
     probe.history, probe.callbacks, probe.schedule = History(), [clock], Constant()
     count = (INTERVALS + 2) * clock.every_steps  # the first steps are also recorded
-    probe.fit(x, y, epochs=count // steps + 1, max_steps=count, sample_weight=weight)
+    with suppress(DivergedError):  # a schedule may have held the learning rate down
+        probe.fit(x, y, epochs=count // steps + 1, max_steps=count, sample_weight=weight)
+    if len(clock.times) < 2:
+        return 0.0
     shortest = min(after - before for before, after in pairwise(clock.times))
     seconds = shortest / clock.every_steps
     if clock.every_steps >= steps:
@@ -249,10 +253,10 @@ def _peak(backend: Backend) -> float:
     n = PEAK_SIZE[backend.name.partition(":")[0]] // (1 if backend.dtype == "float32" else 2)
     a, b, out = (backend.zeros((n, n)) + 1 for _ in range(3))
     a, b = backend.operand(a), backend.operand(b)
-    call = backend.bind("matmul", out, a, b)
-    seconds = min(_seconds(backend, [call]) for _ in range(REPEATS))
+    plan = [backend.bind("matmul", out, a, b)]
+    seconds = min(_seconds(backend, plan) for _ in range(REPEATS))
     sleep(SPINNING)
-    return 2.0 * n**3 / seconds
+    return sum(map(operations_of, backend.calls(plan))) / seconds
 
 
 def _settle(backend: Backend, call: Call) -> None:
