@@ -26,6 +26,8 @@ VARIANTS = {  # what each is, and on the CPU its speed-up is over
     "gpumlp-fed": ("transfers", OURS),
 }
 ROUNDS = 5
+# large enough that an update of a deep net's first layer is more than the rounding of its weights
+LEARNING_RATE = 0.01
 ROWS = 20_000  # of the data: 63 MB, more than a cache holds
 CHECK_FLOPS = 2.5e11  # of the plain formulas; beyond that one step is compared
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows of the large product
@@ -80,7 +82,7 @@ class DeviceBench(Bench):
         rows = self.data_rows[str(net)] = net.rows(QUICK_ROWS if self.quick else ROWS)
         say(f"{net}: check, then {self.rounds} rounds")
         check_steps = CHECK_STEPS if CHECK_STEPS * net.flops(net.batch) <= CHECK_FLOPS else 1
-        expected = reference(Problem(net, rows, "sgd", "cpu"), check_steps)
+        expected = reference(Problem(net, rows, "sgd", "cpu", lr=LEARNING_RATE), check_steps)
         steps = {}
         for name in self.workers:
             try:
@@ -95,7 +97,8 @@ class DeviceBench(Bench):
     ) -> int:
         """Build a net in a worker and compare its first steps; return how many fill a turn."""
         worker, device = self.workers[name], self.contenders[name][0]
-        built = worker.ask("build", net=str(net), rows=rows, optimizer="sgd", device=device)
+        problem = {"net": str(net), "rows": rows, "optimizer": "sgd", "device": device}
+        built = worker.ask("build", **problem, lr=LEARNING_RATE)
         self._engines[name] = built["engine"]
         if built["kernels"]:
             worker.about["kernels"] = built["kernels"]
@@ -111,7 +114,7 @@ class DeviceBench(Bench):
         """Look again before each net, because a busy machine shows its best now and then only."""
         for device in self.peaks:
             worker = self.workers[f"{OURS} on {device}"]
-            ask = {"device": device, "for_seconds": CEILING_SECONDS}
+            ask = {"device": device, "for_seconds": CEILING_SECONDS / (4 if self.quick else 1)}
             peak = worker.ask("peak", n=PRODUCT[device], **ask)["gflops"]
             bandwidth = worker.ask("bandwidth", nbytes=COPY_BYTES[device], **ask)["gb_per_s"]
             self.peaks[device] = max(self.peaks[device], 1e9 * float(peak))

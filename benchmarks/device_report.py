@@ -171,9 +171,10 @@ def cpu_alone(rows: Sequence[Row]) -> list[str]:
         ]
         said.append(f"The CPU reaches {texts[0]}; least is {texts[1]}.")
     if plain:
-        ratios = [row["ratio"] for row in plain.values()]
-        span = f"{number(min(ratios))} to {number(max(ratios))} times as long"
-        said.append(f"Plain formulas take {span}, in the median {number(median(ratios))} times.")
+        ratios = sorted(row["ratio"] for row in plain.values())
+        middle = f"{number(median(ratios))} times as long in the median"
+        half = [number(ratios[k * (len(ratios) - 1) // 4]) for k in (1, 3)]
+        said.append(f"Plain formulas take {middle}, {half[0]} to {half[1]} in the middle half.")
     return [*said, "The GPU half is missing: it was not measured, so nothing is said of a GPU."]
 
 
