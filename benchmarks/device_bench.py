@@ -1,6 +1,7 @@
 """Times steps of gpumlp on the CPU and on a GPU, net by net: checked first, in rounds A B A B."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -90,7 +91,11 @@ class DeviceBench(Bench):
             except (WorkerError, CheckError) as error:
                 self.failures.append(error)
                 self._leave_out(net, str(error), name)
-        self._cells.append((net, self._rounds("step", steps), dict(self._engines)))
+        try:
+            self._cells.append((net, self._rounds("step", steps), dict(self._engines)))
+        except WorkerError as error:
+            self.failures.append(error)
+            self._leave_out(net, str(error))
 
     def _start(
         self, name: str, net: Net, rows: int, expected: Mapping[str, Any], check_steps: int
@@ -113,12 +118,22 @@ class DeviceBench(Bench):
     def _measure_ceilings(self) -> None:
         """Look again before each net, because a busy machine shows its best now and then only."""
         for device in self.peaks:
-            worker = self.workers[f"{OURS} on {device}"]
-            ask = {"device": device, "for_seconds": CEILING_SECONDS / (4 if self.quick else 1)}
-            peak = worker.ask("peak", n=PRODUCT[device], **ask)["gflops"]
-            bandwidth = worker.ask("bandwidth", nbytes=COPY_BYTES[device], **ask)["gb_per_s"]
-            self.peaks[device] = max(self.peaks[device], 1e9 * float(peak))
-            self.bandwidths[device] = max(self.bandwidths[device], 1e9 * float(bandwidth))
+            self._look_again(device, self.peaks, "peak", "gflops", n=PRODUCT[device])
+            what = "bandwidth", "gb_per_s"
+            self._look_again(device, self.bandwidths, *what, nbytes=COPY_BYTES[device])
+
+    def _look_again(
+        self, device: str, best: dict[str, float], command: str, key: str, **asked: int
+    ) -> None:
+        """Keep the most that was seen; a ceiling that cannot be measured is 0, and no floor."""
+        worker = self.workers[f"{OURS} on {device}"]
+        seconds = CEILING_SECONDS / (4 if self.quick else 1)
+        try:
+            reply = worker.ask(command, device=device, for_seconds=seconds, **asked)
+            best[device] = max(best[device], 1e9 * float(reply[key]))
+        except WorkerError as error:
+            say(f"the {command} of {device} is not known: {error}")
+            self.failures.append(error)
 
     def _leave_out(self, net: Net, why: str, system: str | None = None) -> None:
         say(f"{net}: {system or 'all'} left out: {why}")
@@ -144,7 +159,7 @@ class DeviceBench(Bench):
             common = {"optimizer": "sgd", "precision": "fp32", "device": device, "what": "step"}
             of_system = {system: engines[name] for name, system in pairs if system in own}
             about["floor_seconds"] = floor_seconds(flops, moved, peak, self.bandwidths[device])
-            for row in make_rows(common, net, net.batch, own, of_system, peak):
+            for row in make_rows(common, net, net.batch, own, of_system, peak or 1.0):
                 variant, base = VARIANTS[row["system"]]
                 row |= about | {"variant": variant, "speed_up": None}
                 if (on_cpu := seconds.get(f"{base} on cpu")) is not None:
@@ -159,11 +174,16 @@ class DeviceBench(Bench):
         """As in `Bench`, with both devices' ceilings, and the GPU where there is one."""
         facts = super().environment()
         if "cuda" in self.peaks:
-            cuda = describe(get_backend("cuda"))
-            facts |= {key: cuda[key] for key in ("gpu", "cuda_runtime", "cuda_driver")}
+            facts |= self._gpu
         facts["peak_gflops"] = {device: peak / 1e9 for device, peak in self.peaks.items()}
         facts["bandwidth_gb_per_s"] = {device: b / 1e9 for device, b in self.bandwidths.items()}
         return facts | {"left_out": self.left_out}
+
+    @cached_property
+    def _gpu(self) -> dict[str, Any]:
+        """What the GPU is; asked once, as a backend of its own takes memory there."""
+        cuda = describe(get_backend("cuda"))
+        return {key: cuda[key] for key in ("gpu", "cuda_runtime", "cuda_driver")}
 
 
 def longer(theirs: list[float], ours: list[float]) -> float:

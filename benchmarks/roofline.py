@@ -38,8 +38,8 @@ def batch_bytes(net: Net) -> int:
 
 
 def floor_seconds(flops: float, moved: float, peak: float, bandwidth: float) -> float:
-    """Return max(operations / peak, bytes / bandwidth); what has no ceiling does not count."""
-    return max(flops / peak, moved / bandwidth)
+    """Return max(operations / peak, bytes / bandwidth); a ceiling of 0 is unknown: no floor."""
+    return max(flops / peak if peak else 0.0, moved / bandwidth if bandwidth else 0.0)
 
 
 def draw_roofline(rows: Sequence[Row], environment: dict[str, Any]) -> Figure:
@@ -77,6 +77,8 @@ def _ceilings(axes: Any, rows: Sequence[Row], device: str, environment: dict[str
     """Draw min(peak, bandwidth · x), the bend and all points in between."""
     peak = environment["peak_gflops"][device]
     bandwidth = environment["bandwidth_gb_per_s"][device]
+    if not (peak and bandwidth):
+        return
     places, ridge = [row["intensity"] for row in rows], peak / bandwidth
     left, right = min(*places, ridge) / 2, max(*places, ridge) * 1.5
     line = [bandwidth * left, peak, peak]

@@ -69,6 +69,52 @@ def test_a_gpu_without_memory_for_a_net_leaves_that_net_to_the_cpu():
     assert [type(error) for error in bench.failures] == [workers_module.WorkerError]
 
 
+@pytest.mark.parametrize("command", ["build", "check", "run"])
+def test_a_gpu_that_fails_at_anything_leaves_the_cpus_half(command):
+    class Broken(ToldWorker):
+        def ask(self, asked, **given):
+            if asked == command:
+                raise workers_module.WorkerError("gpumlp: illegal memory access")
+            return super().ask(asked, **given)
+
+    cuda = Broken("cuda", dict.fromkeys(CELLS, 0.001))
+    bench = measured({("cpu", "gpumlp"): told("cpu", 0.01), ("cuda", "gpumlp"): cuda})
+    assert [row["device"] for row in bench.rows] == ["cpu"] * 4
+    assert bench.failures
+
+
+@pytest.mark.parametrize("command", ["peak", "bandwidth"])
+def test_a_ceiling_that_cannot_be_measured_costs_no_row(command):
+    class Shy(ToldWorker):
+        def ask(self, asked, **given):
+            if asked == command:
+                raise workers_module.WorkerError("gpumlp: illegal memory access")
+            return super().ask(asked, **given)
+
+    cuda = Shy("cuda", dict.fromkeys(CELLS, 0.001))
+    bench = measured({("cpu", "gpumlp"): told("cpu", 0.01), ("cuda", "gpumlp"): cuda})
+    assert [row["device"] for row in bench.rows] == ["cpu", "cuda"] * 4
+    assert len(bench.failures) == 2  # once for each net
+    assert all(row["floor_seconds"] > 0 for row in bench.rows)  # by the other ceiling
+
+
+def test_a_contender_that_ends_in_the_rounds_takes_only_that_net_along():
+    class Ending(ToldWorker):
+        turns = 0
+
+        def ask(self, command, **given):
+            self.turns += command == "run" and self.net == CELLS[0]
+            if self.turns == 3:  # the first in the rounds
+                self.turns += 1
+                raise workers_module.WorkerError("gpumlp-plain: its process ended")
+            return super().ask(command, **given)
+
+    plain = Ending("cpu", dict.fromkeys(CELLS, 0.1))
+    bench = measured({("cpu", "gpumlp"): told("cpu", 0.01), ("cpu", "gpumlp-plain"): plain})
+    assert {f"{row['net']}@{row['batch']}" for row in bench.rows} == {*CELLS[1:]}
+    assert bench.left_out[0]["why"] == "gpumlp-plain: its process ended"
+
+
 def test_without_gpumlp_on_the_cpu_there_is_no_speed_up_and_no_guess():
     wrong = ToldWorker("cpu", dict.fromkeys(CELLS, 0.001), RIGHT | {"loss": 2.0})
     bench = measured({("cpu", "gpumlp"): wrong, ("cuda", "gpumlp"): told("cuda", 0.001)})

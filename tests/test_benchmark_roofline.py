@@ -43,6 +43,8 @@ def test_operations_are_those_of_the_products_that_a_step_really_asks_for():
 def test_the_floor_is_the_later_of_operations_and_bytes():
     assert roofline.floor_seconds(200, 30, peak=100, bandwidth=10) == 3
     assert roofline.floor_seconds(400, 30, peak=100, bandwidth=10) == 4
+    assert roofline.floor_seconds(400, 30, peak=0, bandwidth=10) == 3
+    assert roofline.floor_seconds(400, 30, peak=0, bandwidth=0) == 0
 
 
 def test_rows_state_their_floor_by_their_own_devices_ceilings():
