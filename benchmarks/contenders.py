@@ -11,7 +11,7 @@ import numpy as np
 from problem import Problem, Weights
 
 from gpumlp import SGD, Adam, SoftmaxCrossEntropy, Trainer, get_backend, multilayer_perceptron
-from gpumlp.backend import Backend, CpuBackend
+from gpumlp.backend import Array, Backend, CpuBackend
 from gpumlp.engine import Batches, TrainingStep, get_engine
 from gpumlp.environment import describe
 from gpumlp.randomness import permutation
@@ -80,6 +80,7 @@ class Gpumlp(Contender):
     """
 
     wanted_engine = "auto"
+    shuffle = True  # on the device
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -102,19 +103,24 @@ class Gpumlp(Contender):
 
     def load(self) -> None:
         """Bring the data to the device, and make what runs steps."""
-        problem, backend = self.problem, self.backend
+        x, target = self.resident()
         batches = Batches(
-            x=backend.asarray(problem.x),
-            target=self.loss.as_target(problem.labels, backend),
+            x=x,
+            target=target,
             weight=None,
             size=self.batch,
             accumulate=1,
-            shuffle=True,
-            seed=problem.seed,
+            shuffle=self.shuffle,
+            seed=self.problem.seed,
         )
         self.training = TrainingStep(self.model, self.loss, self.optimizer, batches)
         self.runner = get_engine(self.wanted_engine, self.training)
         self.engine = self.runner.name
+
+    def resident(self) -> tuple[Array, Array]:
+        """Return all rows and their targets on the device."""
+        x, labels = self.problem.x, self.problem.labels
+        return self.backend.asarray(x), self.loss.as_target(labels, self.backend)
 
     def begin_epoch(self) -> None:
         """The training step draws the order itself."""

@@ -1,132 +1,108 @@
-"""Time training steps of gpumlp on CPU and GPU by batch size: `python benchmarks/cpu_vs_gpu.py`.
+"""Time training steps on CPU and GPU by batch, width and depth: `python benchmarks/cpu_vs_gpu.py`.
 
-Each device has a process of its own; only one runs at a time, in rounds A B A B, and a speed-up is
-the median over the rounds. Before anything is timed the first steps are compared: those of each
-device with the plain formulas in float64. Where there is no usable GPU, the CPU half is run.
+"GPUs saved a lot of time", say the notes: how much, and where the CPU is faster. On each device
+steps are also taken by the plain formulas, and on the GPU with data that lie on the host. Every
+contender has a process of its own; only one runs at a time, in rounds A B A B, and ratios are
+medians over the rounds. Before anything is timed its first steps are compared with the plain
+formulas in float64. Where there is no usable GPU, the CPU half is run.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from figure import check_folders, check_plot, plot_batches
-from problem import EPOCH_ROWS, Net, Problem, update_norms
-from report import OURS, Row, device_table, make_rows, paired_ratio
-from rounds import CHECK_STEPS, QUICK_ROWS, Bench, check, exit_code_of, say
-from training import NETS
+import grid
+from device_bench import CONTENDERS, ROUNDS, DeviceBench
+from device_report import device_table, left_out_lines, sentences
+from figure import check_folders, check_plot
+from heat_map import plot_heat_maps
+from problem import Net
+from roofline import plot_roofline
+from rounds import exit_code_of, say
 from worker import Worker
 
 from gpumlp import get_backend
-from gpumlp.environment import describe
 from gpumlp.errors import DeviceError
 
-BATCHES = [16, 64, 256, 1024, 4096]
-QUICK_BATCHES = [16, 256]
-ROUNDS = 5
-CHECK_FLOPS = 2.5e11  # of the plain formulas; beyond that one step is compared
+Results = dict[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what the options are."""
+    made = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    made.add_argument(
+        "--device", choices=["cpu", "cuda"], help="cpu: its half alone; cuda: both, or exit 5"
+    )
+    made.add_argument("--quick", action="store_true", help="within a minute: less of everything")
+    made.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
+    made.add_argument("--plot", type=Path, metavar="FILE.png", help="draw heat maps")
+    made.add_argument("--roofline", type=Path, metavar="FILE.png", help="draw the roofline")
+    made.add_argument("--widths", help="of hidden layers; default: 32,128,512,2048")
+    made.add_argument("--depths", help="hidden layers; default: 1,2,4")
+    made.add_argument("--batches", help="default: 16,64,256,1024,4096")
+    made.add_argument("--nets", help="instead, as in 784-30-10@10; their own batches are added")
+    made.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, or 3 with --quick")
+    most = f"operations of a step; what needs more is left out; default: {grid.MOST_OPERATIONS:g}"
+    made.add_argument("--most", type=float, default=grid.MOST_OPERATIONS, help=most)
+    made.add_argument("--minutes", type=float, help="begin nothing after so many; default: no end")
+    made.add_argument(
+        "--redraw", type=Path, metavar="FILE.json", help="measure nothing, show these results"
+    )
+    return made
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options with their lists checked; exits 2 where one is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--device", choices=["cpu", "cuda"], help="cpu: its half alone; cuda: both, or exit 5"
-    )
-    parser.add_argument("--quick", action="store_true", help="within a minute: less of everything")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw samples/s by batch")
-    parser.add_argument("--nets", help="as in 784-30-10@10; default: the standard")
-    parser.add_argument("--batches", help="besides each net's own; default: 16,64,...,4096")
-    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, or 3 with --quick")
-    options = parser.parse_args(arguments)
+    """Return the options, `cells` among them: nets with batches; exits 2 where one is wrong."""
+    options = (made := parser()).parse_args(arguments)
     try:
-        check_plot(options.plot)
-        check_folders(options.out, options.plot)
-        if options.nets is not None:
-            options.nets = [Net.parse(net) for net in options.nets.split(",")]
-        default = QUICK_BATCHES if options.quick else BATCHES
-        options.batches = default if options.batches is None else numbers(options.batches)
+        for path in (options.plot, options.roofline):
+            check_plot(path)
+        check_folders(options.out, options.plot, options.roofline)
+        options.cells = cells(options)
         if options.rounds is not None and options.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {options.rounds}")
+        for name in ("most", "minutes"):
+            if (given := getattr(options, name)) is not None and not given > 0:
+                raise ValueError(f"{name} must be above 0, got {given:g}")
+        options.results = None if options.redraw is None else read(options.redraw)
     except ValueError as error:
-        parser.error(str(error))
+        made.error(str(error))
     return options
 
 
-def numbers(text: str) -> list[int]:
-    """Return the positive integers of a comma-separated list, or none for nothing."""
-    parts = text.split(",") if text else []
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise ValueError(f"batches must be positive integers, as in 16,64, got {text!r}")
-    return [int(part) for part in parts]
+def cells(options: argparse.Namespace) -> list[Net]:
+    """Return all nets and batches that the options ask for."""
+    quick = options.quick
+
+    def chosen(name: str, standard: list[int], fewer: list[int]) -> list[int]:
+        given = getattr(options, name)
+        return (fewer if quick else standard) if given is None else grid.numbers(name, given)
+
+    batches = chosen("batches", grid.BATCHES, grid.QUICK_BATCHES)
+    if options.nets is not None:
+        if options.widths is not None or options.depths is not None:
+            raise ValueError("give either nets, or widths and depths")
+        return grid.with_batches([Net.parse(net) for net in options.nets.split(",")], batches)
+    widths = chosen("widths", grid.WIDTHS, grid.QUICK_WIDTHS)
+    depths = chosen("depths", grid.DEPTHS, grid.QUICK_DEPTHS)
+    if not (made := grid.grid(widths, depths, batches)):
+        raise ValueError("widths, depths and batches need at least one number each")
+    return made
 
 
-class DeviceBench(Bench):
-    """gpumlp on one device or two; `rows` are those of all nets and batches so far."""
-
-    def __init__(self, workers: Mapping[str, Worker], quick: bool, rounds: int | None) -> None:
-        super().__init__([], "cpu", quick, rounds)
-        self.workers = dict(workers)
-        self.rounds = rounds or (3 if quick else ROUNDS)
-        self.patience = float("inf")
-        self.peaks = dict.fromkeys(workers, 0.0)
-        self._seconds: list[tuple[Net, dict[str, list[float]], dict[str, str]]] = []
-
-    @property
-    def rows(self) -> list[Row]:
-        """As in `Bench`; `speed_up` is seconds on the CPU / seconds on the row's device."""
-        rows = []
-        for net, seconds, engines in self._seconds:
-            for device, own in seconds.items():
-                common = {"optimizer": "sgd", "precision": "fp32", "device": device, "what": "step"}
-                (row,) = make_rows(
-                    common, net, net.batch, {OURS: own}, {OURS: engines[device]}, self.peaks[device]
-                )
-                rows.append(row | {"speed_up": paired_ratio(seconds["cpu"], own)})
-        return rows
-
-    def measure_batch(self, net: Net) -> None:
-        """Build one net on every device, check, and time its steps."""
-        rows = self.data_rows[str(net)] = net.rows(QUICK_ROWS if self.quick else EPOCH_ROWS)
-        check_steps = CHECK_STEPS if CHECK_STEPS * net.flops(net.batch) <= CHECK_FLOPS else 1
-        say(f"{net}: check {' and '.join(self.workers)}")
-        expected = reference(Problem(net, rows, "sgd", "cpu"), check_steps)
-        engines, steps = {}, {}
-        for device, worker in self.workers.items():
-            n = 8192 if device == "cuda" else 2048
-            reply = worker.ask("peak", device=device, n=n, for_seconds=0.5)
-            self.peaks[device] = max(self.peaks[device], 1e9 * float(reply["gflops"]))
-            built = worker.ask("build", net=str(net), rows=rows, optimizer="sgd", device=device)
-            engines[device] = built["engine"]
-            ours = worker.ask("check", steps=check_steps)
-            check(net, {OURS: expected, f"{OURS} on {device}": ours}, check_steps)
-            steps[device] = self._steps_per_turn(worker, rows // net.batch)
-            warm_up = ours["seconds"] + worker.ask("run", steps=steps[device])["seconds"]
-            start = {"net": str(net), "optimizer": "sgd", "system": OURS, "device": device}
-            start |= {"build_seconds": built["seconds"], "warm_up_seconds": warm_up}
-            self.starts.append(start)
-        say(f"{net}: {self.rounds} rounds")
-        self._seconds.append((net, self._rounds("step", steps), engines))
-
-    def environment(self) -> dict[str, Any]:
-        """As in `Bench`, with both devices' peaks, and the GPU where there is one."""
-        facts = super().environment()
-        if "cuda" in self.workers:
-            cuda = describe(get_backend("cuda"))
-            facts |= {key: cuda[key] for key in ("gpu", "cuda_runtime", "cuda_driver")}
-        facts["peak_gflops"] = {device: peak / 1e9 for device, peak in self.peaks.items()}
-        return facts
-
-
-def reference(problem: Problem, steps: int) -> dict[str, Any]:
-    """Return what a worker's check replies, computed by the plain formulas."""
-    weights = problem.trained(steps)
-    return {"loss": problem.loss(weights), "norms": update_norms(problem.weights(), weights)}
+def read(path: Path) -> Results:
+    """Return earlier results; ValueError where the file has none."""
+    try:
+        results: Results = json.loads(path.read_text(encoding="utf-8"))
+        if results["rows"] and all("variant" in row for row in results["rows"]):
+            return results
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path}: no results of cpu_vs_gpu.py")
 
 
 def devices(wanted: str | None) -> list[str]:
@@ -143,33 +119,56 @@ def devices(wanted: str | None) -> list[str]:
     return ["cpu", "cuda"]
 
 
-def sweep(nets: Sequence[Net], batches: Sequence[int]) -> list[Net]:
-    """Return each net with each batch size, its own included."""
-    return [replace(net, batch=size) for net in nets for size in sorted({*batches, net.batch})]
+def measure(options: argparse.Namespace) -> tuple[Results, list[Exception]]:
+    """Return the results, and the errors of what was left out because it failed.
+
+    The JSON is written after each net and batch, so that a run that is stopped leaves what it has.
+    """
+    kept, too_large = grid.split(options.cells, options.most)
+    with ExitStack() as stack:
+        workers = {}
+        for device in devices(options.device):
+            for system in CONTENDERS[device]:
+                say(f"start {system} for {device}")
+                worker = workers[device, system] = Worker(system)
+                stack.callback(worker.close)
+        seconds = 60 * (options.minutes or float("inf"))
+        bench = DeviceBench(workers, options.quick, options.rounds, seconds)
+        bench.left_out += too_large
+        results: Results = {"environment": bench.environment(), "rows": []}
+        for net in kept:
+            bench.measure_batch(net)
+            results = {"environment": bench.environment(), "rows": bench.rows}
+            if options.out:
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return results, [*bench.failures]
+
+
+def show(results: Results, options: argparse.Namespace) -> None:
+    """Draw the figures, print the table and what follows from it."""
+    rows, environment = results["rows"], results["environment"]
+    for line in left_out_lines(environment["left_out"]):
+        print(line)
+    if not rows:
+        return
+    if options.plot:
+        plot_heat_maps(rows, options.plot)
+    if options.roofline:
+        plot_roofline(rows, environment, options.roofline)
+    bandwidths = environment["bandwidth_gb_per_s"]
+    for device, peak in environment["peak_gflops"].items():
+        where = environment["gpu" if device == "cuda" else "cpu"]
+        print(f"{where}: product {peak:,.0f} GFLOP/s, copy {bandwidths[device]:,.1f} GB/s")
+    print(f"\n{device_table(rows)}\n")
+    print("\n".join(sentences(rows)))
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, write JSON and figure, print the table."""
-    used = devices(options.device)
-    standard = NETS[used[-1]][: 2 if options.quick else None]
-    nets = options.nets or [Net.parse(net) for net in standard]
-    with ExitStack() as stack:
-        workers = {}
-        for device in used:
-            workers[device] = Worker(OURS)
-            stack.callback(workers[device].close)
-        bench = DeviceBench(workers, options.quick, options.rounds)
-        for net in sweep(nets, options.batches):
-            bench.measure_batch(net)
-        environment = bench.environment()
-    if options.out:
-        results = {"environment": environment, "rows": bench.rows}
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-    if options.plot:
-        plot_batches(bench.rows, options.plot)
-    peaks = ", ".join(f"{device} {peak / 1e9:.0f}" for device, peak in bench.peaks.items())
-    print(f"peak of a large product, GFLOP/s: {peaks}; {environment['cpu']}\n")
-    print(device_table(bench.rows))
+    """Measure or read, show, and fail where a contender did."""
+    results, failures = (options.results, []) if options.results else measure(options)
+    show(results, options)
+    if failures:
+        raise failures[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,34 +42,11 @@ def plot_ratios(rows: Sequence[Row], path: Path) -> None:
             ratios = [row["ratio"] for row in own]
             axes.plot(ratios, places, marker, color=colour, markersize=6, label=system)
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlabel("log scale; right of the line gpumlp is faster")
         figure.legend(loc="outside lower center", ncols=4)
-        path.write_bytes(png(figure))
-
-
-def plot_batches(rows: Sequence[Row], path: Path) -> None:
-    """Draw samples per second over the batch size, a line for each net and device."""
-    with our_style():
-        figure, (axes,) = new_figure("gpumlp", "samples/s by batch size", (7.0, 5.0))
-        nets = list(dict.fromkeys(row["net"] for row in rows))
-        for device, style in (("cpu", "o-"), ("cuda", "s--")):
-            for net, colour in zip(nets, cycle(COLOURS)):
-                own = [row for row in rows if (row["net"], row["device"]) == (net, device)]
-                own.sort(key=lambda row: int(row["batch"]))
-                if own:
-                    points = [[row[key] for row in own] for key in ("batch", "samples_per_s")]
-                    axes.plot(*points, style, color=colour, label=f"{net}, {device}")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
-        batches = sorted({row["batch"] for row in rows})
-        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
-        axes.set_xlabel("batch size")
-        axes.set_ylabel("samples/s")
-        figure.legend(loc="outside lower center", ncols=2)
         path.write_bytes(png(figure))
 
 
@@ -93,7 +70,7 @@ def plot_kernels(rows: Sequence[Row], path: Path) -> None:
         ):
             axes.axvline(1, color="#666666", linewidth=0.8)
             axes.set_xscale("log")
-            _plain_ticks(axes.xaxis)
+            plain_ticks(axes.xaxis)
             axes.set_yticks(range(len(labels)), labels if axes is panels[0] else [])
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.set_xlabel(f"{text} (log scale; right is faster)")
@@ -112,7 +89,7 @@ def plot_learning(rows: Sequence[Row], path: Path) -> None:
                 axes.plot(*points, "o-", color=colour, markersize=3, alpha=0.8, label=label)
         axes.axhline(rows[0]["goal"], color="#666666", linewidth=0.8)
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
         axes.set_xlabel("CPU seconds of training, all threads (log scale)")
         axes.set_ylabel("test accuracy")
         figure.legend(loc="outside lower center", ncols=4)
@@ -149,7 +126,7 @@ def plot_precisions(rows: Sequence[Row], path: Path) -> None:
         path.write_bytes(png(figure))
 
 
-def _plain_ticks(axis: Any) -> None:
+def plain_ticks(axis: Any) -> None:
     """Label a logarithmic axis with numbers as they are, at 1, 2, 5, 10 and so on."""
     from matplotlib.ticker import LogLocator
 

@@ -91,27 +91,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def device_table(rows: Sequence[Row]) -> str:
-    """Return rows of gpumlp on one or both devices for reading, a blank line between nets."""
-    head = f"{'net':26} {'batch':>6} {'device':6} {'engine':7} {'ms/step':>10} {'samples/s':>13}"
-    lines = [f"{head} {'GFLOP/s':>8} {'of peak':>7} {'speed-up':>8}"]
-    net = None
-    for row in rows:
-        if net not in (None, row["net"]):
-            lines.append("")
-        net = row["net"]
-        milliseconds = 1e3 * row["seconds"]["median"]
-        share = row["floor_seconds"] / row["seconds"]["median"]
-        lines.append(
-            f"{net:26} {row['batch']:6} {row['device']:6} {row['engine']:7} {milliseconds:10.4g} "
-            f"{row['samples_per_s']:13,.0f} {row['gflops']:8.1f} {share:7.1%} "
-            f"{row['speed_up']:8.2f}"
-        )
-    lines.append("of peak: of one large matrix product's speed on that device")
-    lines.append("speed-up: seconds on the CPU / seconds on this device, in the same round")
-    return "\n".join(lines)
-
-
 def kernel_label(row: Row) -> str:
     """Return an operation with its variant, and the number of classes where that is small."""
     narrow = row["operation"].startswith("softmax") and row["shape"][-1] == 10

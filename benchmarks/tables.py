@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from device_report import compact
 from report import OURS, Row, kernel_label, precision_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,12 +67,13 @@ def table(results: Path, name: str) -> str:
             lines, legend = accuracy_lines(rows), [ACCURACY]
         elif rows[0].get("what") in FOOTPRINT:
             lines, legend = footprint_lines(rows), [NEEDS]
+        elif "speed_up" in rows[0]:
+            head, cells, legend = compact(rows)
+            lines = [*header(head), *map(line, cells)]
         elif "depth" in rows[0]:
             lines, legend = depth_lines(rows), [ERROR]
         elif "config" in rows[0]:
             lines, legend = config_lines(rows), []
-        elif "speed_up" in rows[0]:
-            lines, legend = device_lines(rows), []
         else:
             lines, legend = training_lines(rows), [RATIO]
         return "\n".join([*lines, "", *legend, environment_line(environment, name), ""])
@@ -104,26 +106,6 @@ def cell(row: Row) -> str:
         return milliseconds
     ratio = f"{row['ratio']:.2f}"
     return f"{milliseconds} ({f'**{ratio}**' if row['ratio'] < 1 else ratio})"
-
-
-def device_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each net and batch size, and columns for each device."""
-    devices = list(dict.fromkeys(row["device"] for row in rows))
-    names = [
-        f"{name}, {device}" for device in devices for name in ("ms/step", "samples/s", "of peak")
-    ]
-    both = len(devices) > 1
-    lines = header(["net @ batch", *names, *(["speed-up"] if both else [])])
-    for key in dict.fromkeys((row["net"], row["batch"]) for row in rows):
-        cells = [f"{key[0]} @ {key[1]:,}"]
-        own = {row["device"]: row for row in rows if (row["net"], row["batch"]) == key}
-        for device in devices:
-            row = own[device]
-            seconds = row["seconds"]["median"]
-            share = f"{row['floor_seconds'] / seconds:.0%}"
-            cells += [digits(1e3 * seconds), f"{row['samples_per_s']:,.0f}", share]
-        lines.append(line([*cells, *([f"{own['cuda']['speed_up']:.1f}"] if both else [])]))
-    return lines
 
 
 def kernel_lines(rows: Sequence[Row]) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from time import perf_counter, process_time
 from typing import Any
@@ -22,6 +23,8 @@ SYSTEMS = {
     "gpumlp-eager": ("contenders", "GpumlpEager", "gpumlp"),
     "gpumlp-late": ("contenders", "GpumlpLate", "gpumlp"),
     "gpumlp-unforked": ("contenders", "GpumlpUnforked", "gpumlp"),
+    "gpumlp-cupy": ("cuda_contenders", "GpumlpCupy", "gpumlp"),
+    "gpumlp-fed": ("cuda_contenders", "GpumlpFed", "gpumlp"),
     "torch": ("torch_peer", "Torch", "torch"),
     "torch-1": ("torch_peer", "TorchOneThread", "torch"),
     "torch-compile": ("torch_peer", "TorchCompile", "torch"),
@@ -142,13 +145,38 @@ class Served:
         a, b, out = (backend.zeros((n, n)) + 1 for _ in range(3))
         a, b = backend.operand(a), backend.operand(b)
         best, end = float("inf"), perf_counter() + for_seconds
-        while perf_counter() < end:
+        while best == float("inf") or perf_counter() < end:
             backend.synchronize()
             began = perf_counter()
             backend.matmul(out, a, b)
             backend.synchronize()
             best = min(best, perf_counter() - began)
         return {"gflops": 2e-9 * n**3 / best}
+
+    def bandwidth(self, device: str, nbytes: int, for_seconds: float) -> dict[str, Any]:
+        """The most bytes per second that copies of so many bytes read and write.
+
+        On a CPU as many threads copy a part each as there are processors: one reaches less.
+        """
+        from gpumlp import get_backend
+
+        backend = get_backend(device)
+        parts = (os.cpu_count() or 1) if device == "cpu" else 1
+        # written once, since memory that never was is not read
+        arrays = [backend.zeros((nbytes // 4,)) + 1 for _ in range(2)]
+        best, end = float("inf"), perf_counter() + for_seconds
+        target, source = (backend.xp.array_split(array, parts) for array in arrays)
+        with ThreadPoolExecutor(parts) as pool:
+            while best == float("inf") or perf_counter() < end:
+                backend.synchronize()
+                began = perf_counter()
+                if parts == 1:
+                    backend.xp.copyto(arrays[0], arrays[1])
+                else:
+                    list(pool.map(backend.xp.copyto, target, source))
+                backend.synchronize()
+                best = min(best, perf_counter() - began)
+        return {"gb_per_s": 2e-9 * arrays[1].nbytes / best}
 
 
 def serve(system: str) -> None:

@@ -65,6 +65,12 @@ class DeviceArray(np.ndarray):
         not_in_capture("a copy to the host")
         return np.array(self)
 
+    def set(self, host, stream=None):
+        not_in_capture("a copy from the host")
+        assert not isinstance(host, DeviceArray)
+        assert (host.dtype, host.shape) == (self.dtype, self.shape)
+        self.view(np.ndarray)[...] = host
+
     # with no more options than CuPy's
     def max(self, axis=None, out=None, keepdims=False):
         return super().max(axis, out, keepdims)
@@ -162,6 +168,7 @@ class Cupy(ModuleType):
             Device=lambda index: SimpleNamespace(use=lambda: None, synchronize=lambda: None),
             MemoryHook=MemoryHook,
             get_current_stream=lambda: STATE.streams[-1],
+            alloc_pinned_memory=bytearray,
             get_elapsed_time=lambda began, ended: ended.time - began.time,
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: 1,

@@ -259,9 +259,8 @@ def test_the_default_peers_are_other_libraries(benchmark_module):
     assert not {*training.choose_peers(None, "cpu", False)} & {*training.VARIANTS}
     assert not {*training.choose_peers(None, "cuda", False)} & training.CPU_ONLY
     assert training.choose_peers("gpumlp-trainer", "cuda", False) == ["gpumlp-trainer"]
-    assert {*training.PEERS, *training.VARIANTS} | {"gpumlp", "torch-1"} == {
-        *benchmark_module("worker").SYSTEMS
-    }
+    others = {"gpumlp", "torch-1", "gpumlp-cupy", "gpumlp-fed"}  # the last two: cpu_vs_gpu.py
+    assert {*training.PEERS, *training.VARIANTS} | others == {*benchmark_module("worker").SYSTEMS}
 
 
 def test_what_runs_on_one_kind_of_device_is_refused_on_the_other(benchmark_module):
@@ -393,126 +392,6 @@ def test_gpumlp_steps_and_epochs_visit_every_row_once(benchmark_module):
     assert contender.epochs_begun == 4
 
 
-# ------------------------------------------------------------------------- cpu_vs_gpu.py
-
-
-def test_quick_cpu_vs_gpu_times_all_batch_sizes_and_writes_the_fixed_json(tmp_path):
-    file, plot = tmp_path / "out.json", tmp_path / "out.png"
-    options = ["--quick", "--rounds", "1", "--nets", "12-8-3@50,5-4@7", "--batches", "50,16"]
-    options += ["--out", file, *(["--plot", plot] if installed("matplotlib") else [])]
-    done = run_script("cpu_vs_gpu.py", *options)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(file.read_text())
-    devices = ["cpu"] if gpu_problem() else ["cpu", "cuda"]
-    sizes = [("12-8-3", 16), ("12-8-3", 50), ("5-4", 7), ("5-4", 16), ("5-4", 50)]
-    rows, environment = results["rows"], results["environment"]
-    measured = [(row["net"], row["batch"], row["device"]) for row in rows]
-    assert measured == [(*size, device) for size in sizes for device in devices]
-    for row in rows:
-        fields = FIELDS | {"speed_up": float}
-        assert {name: type(value) for name, value in row.items()} == fields
-        assert (row["system"], row["what"], row["ratio"]) == ("gpumlp", "step", 1.0)
-        assert row["samples_per_s"] == pytest.approx(row["batch"] / row["seconds"]["median"])
-    assert set(environment["peak_gflops"]) == set(devices)
-    if gpu_problem():
-        assert f"no GPU, so this is the CPU half alone: {gpu_problem()}" in done.stderr
-    assert done.stdout.splitlines()[-1].startswith("speed-up:")
-    if installed("matplotlib"):
-        assert plot.read_bytes().startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--nets", "784"], "unknown net '784'"),
-        (["--batches", "16,x"], "batches must be positive integers, as in 16,64, got '16,x'"),
-        (["--batches", "0"], "batches must be positive integers"),
-        (["--rounds", "0"], "rounds must be at least 1, got 0"),
-        (["--out", "no/such/file.json"], "there is no folder no/such"),
-    ],
-)
-def test_a_wrong_option_of_cpu_vs_gpu_exits_2_and_says_what_is_allowed(
-    options, message, benchmark_module, capsys
-):
-    with pytest.raises(SystemExit) as caught:
-        benchmark_module("cpu_vs_gpu").parse(options)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-class StandInWorker:
-    """A device that takes the seconds it is told to, and trains right or too fast."""
-
-    def __init__(self, seconds, problem, peak, pace=1.0):
-        self.seconds, self.problem, self.peak, self.pace = iter(seconds), problem, peak, pace
-        self.about = {"versions": {}}
-
-    def ask(self, command, **arguments):
-        match command:
-            case "peak":
-                return {"gflops": self.peak}
-            case "build":
-                return {"seconds": 0.5, "engine": "graph"}
-            case "check":
-                moved = {"loss": self.problem.loss(self.problem.trained(arguments["steps"]))}
-                norms = self.norms(self.problem, arguments["steps"])
-                return moved | {"norms": [self.pace * norm for norm in norms], "seconds": 0.1}
-            case "run":
-                return {"seconds": arguments["steps"] * next(self.seconds)}
-        raise AssertionError(command)
-
-
-@pytest.fixture
-def stand_ins(benchmark_module, monkeypatch):
-    """A bench of both devices whose steps take 4, 6, 8 and 1, 3, 2 seconds."""
-    problem, bench = benchmark_module("problem"), benchmark_module("cpu_vs_gpu")
-    monkeypatch.setattr(benchmark_module("rounds"), "PAUSE", 0)
-    net = problem.Net.parse("4-3-3@5")
-    data = problem.Problem(net, net.rows(3000), "sgd", "cpu")
-    StandInWorker.norms = staticmethod(
-        lambda data, steps: problem.update_norms(data.weights(), data.trained(steps))
-    )
-
-    def make(pace=1.0):
-        cpu = StandInWorker([9, 9, 4, 6, 8], data, peak=1.0)
-        cuda = StandInWorker([5, 5, 1, 3, 2], data, peak=100.0, pace=pace)
-        return bench.DeviceBench({"cpu": cpu, "cuda": cuda}, True, 3), net
-
-    return make
-
-
-def test_a_speed_up_is_the_median_over_rounds_and_the_peak_each_devices_own(stand_ins):
-    bench, net = stand_ins()
-    bench.measure_batch(net)
-    cpu, cuda = bench.rows
-    assert (cpu["device"], cuda["device"]) == ("cpu", "cuda")
-    assert (cpu["seconds"]["median"], cuda["seconds"]["median"]) == (6, 2)
-    assert (cpu["speed_up"], cuda["speed_up"]) == (1, 4)  # of 4, 2, 4
-    assert cpu["floor_seconds"] == pytest.approx(100 * cuda["floor_seconds"])
-
-
-def test_a_device_that_trains_something_else_is_not_timed(stand_ins, benchmark_module):
-    bench, net = stand_ins(pace=1.01)
-    wrong = "gpumlp on cuda does not train what gpumlp trains: after 3 steps"
-    with pytest.raises(benchmark_module("rounds").CheckError, match=wrong):
-        bench.measure_batch(net)
-    assert bench.rows == []
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_the_plain_formulas_of_the_check_are_what_gpumlp_computes(benchmark_module, steps):
-    problem = benchmark_module("problem")
-    contenders = benchmark_module("contenders")
-    data = problem.Problem(problem.Net.parse("6-5-4-3@10"), 80, "sgd", "cpu")
-    contender = contenders.Gpumlp(data)
-    contender.prepare(steps)
-    contender.run(steps)
-    for ours, plain in zip(contender.weights(), data.trained(steps), strict=True):
-        for a, b in zip(ours, plain, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
-    assert min(problem.update_norms(data.weights(), data.trained(steps))) > 0
-
-
 # ------------------------------------------------------------------------- tables.py
 
 TABLE = "before\n<!-- table: cpu/training.json -->\n<!-- end -->\nafter\n"
@@ -525,22 +404,19 @@ def tables(benchmark_module):
 
 @pytest.fixture
 def results(tmp_path):
-    """A folder of results with a file of each kind."""
+    """A folder of results with a file of training.py."""
     environment = {"cpu": "A CPU", "cpu_count": 2, "python": "3.11.7", "date": "2026-01-02"}
     environment |= {"systems": {"gpumlp": {"versions": {"numpy": "2.4"}}}}
     environment |= {"packages": {"gpumlp": "0.1.0"}}
     row = {"net": "4-3-3", "batch": 5, "optimizer": "sgd", "device": "cpu", "what": "step"}
-    row |= {"samples_per_s": 1234.5, "floor_seconds": 0.001}
     systems = [("gpumlp", 0.002, 1.0), ("torch", 0.0011, 0.55), ("jax", 0.2504, 1.5)]
     rows = [
         row | {"system": system, "seconds": {"median": seconds}, "ratio": ratio}
         for system, seconds, ratio in systems
     ]
-    devices = [rows[0] | {"speed_up": 1.0}, rows[0] | {"device": "cuda", "speed_up": 12.34}]
     (tmp_path / "cpu").mkdir()
-    for name, content in (("training", rows), ("cpu_vs_gpu", devices)):
-        text = json.dumps({"environment": environment, "rows": content})
-        (tmp_path / "cpu" / f"{name}.json").write_text(text)
+    text = json.dumps({"environment": environment, "rows": rows})
+    (tmp_path / "cpu" / "training.json").write_text(text)
     return tmp_path
 
 
@@ -555,17 +431,6 @@ def test_a_table_of_training_has_a_line_for_each_net_and_marks_faster_peers(tabl
         "A CPU, 2 cores, Python 3.11.7, gpumlp 0.1.0, numpy 2.4, 2026-01-02; "
         "benchmarks/results/cpu/training.json\n"
         "<!-- end -->\nafter\n"
-    )
-
-
-def test_a_table_of_devices_has_columns_for_each(tables, results):
-    text = tables.with_tables("<!-- table: cpu/cpu_vs_gpu.json -->\n<!-- end -->", results)
-    assert text.splitlines()[1] == (
-        "| net @ batch | ms/step, cpu | samples/s, cpu | of peak, cpu "
-        "| ms/step, cuda | samples/s, cuda | of peak, cuda | speed-up |"
-    )
-    assert text.splitlines()[3] == (
-        "| 4-3-3 @ 5 | 2.00 | 1,234 | 50% | 2.00 | 1,234 | 50% | 12.3 |"
     )
 
 
