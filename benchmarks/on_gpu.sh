@@ -81,12 +81,15 @@ for optimizer in sgd adam; do
         --out "$out/training-$optimizer.json" --plot "$out/training-$optimizer.png"
 done
 large=784-1024-1024-1024-10@256,4096-4096-4096-10@8192
-for precision in tf32 bf16 bf16x3 bf16x6 fp16; do
+for precision in tf32 bf16 bf16x3 bf16x6; do
     nets=$large
     [ "$precision" = bf16 ] && nets=$large,64-64-64-64-16@65536
     step "training-$precision" "$python" benchmarks/training.py --device cuda --what step \
         --precision "$precision" --nets "$nets" --out "$out/training-$precision.json"
 done
+# a scaled loss is not for a graph of PyTorch's whole step
+step training-fp16 "$python" benchmarks/training.py --device cuda --what step --precision fp16 \
+    --nets "$large" --peers torch,torch-compile --out "$out/training-fp16.json"
 step training-bf16-adam "$python" benchmarks/training.py --device cuda --what step \
     --precision bf16 --optimizers adam --nets "$large" --out "$out/training-bf16-adam.json"
 step precisions "$python" benchmarks/precisions.py --device cuda --seeds 1 \

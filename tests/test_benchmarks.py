@@ -515,7 +515,9 @@ def test_on_gpu_runs_every_step_whatever_fails_and_says_how_each_ended(tmp_path)
     assert ended["tests"] == "3"
     assert done.returncode == 1
     others = ["doctor", "facts", "smoke", "libraries", "parity-digits", "parity-xor", "kernels"]
-    others += ["training-sgd", "training-adam", "training-tf32", "variants", "cpu_vs_gpu"]
+    others += ["training-sgd", "training-adam", "variants", "cpu_vs_gpu", "variants-adam"]
+    others += [f"training-{name}" for name in ("tf32", "bf16", "bf16x3", "bf16x6", "fp16")]
+    others += ["training-bf16-adam", "precisions", "profile-bf16", "parity-bf16x3"]
     assert [ended[name] for name in others] == ["0"] * len(others)
     assert done.stdout.splitlines()[-len(ended) :] == open_lines(out / "summary.txt")
     said = open_lines(out / "logs.txt")
