@@ -117,7 +117,9 @@ def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[s
             if options.verbose:
                 say(details(environment, path))
             trainer = experiment.trainer(callbacks)
-            summary = fit_and_save(experiment, trainer, folder, options.profile)
+            summary = fit_and_save(experiment, trainer, folder)
+            if options.profile and summary["status"] == "done":
+                add_profile(experiment, trainer, folder, summary, say)
             if plots:
                 draw(experiment, trainer, folder, say)
         except (GpumlpError, MemoryError, OSError) as error:
@@ -131,9 +133,7 @@ def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[s
         return summary, signals.exit_code
 
 
-def fit_and_save(
-    experiment: Experiment, trainer: Trainer, folder: RunFolder, profiled: bool
-) -> dict[str, Any]:
+def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
     """Fit, save the model, evaluate all parts, write and return the summary."""
     began, model_file = perf_counter(), folder.path / "model.safetensors"
     results: dict[str, dict[str, float]] = {}
@@ -150,11 +150,21 @@ def fit_and_save(
     status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"
     summary = experiment.summary(status, trainer, results, seconds)
     summary["run_dir"] = str(folder.path)
-    if profiled and status == "done":
-        summary["profile"] = experiment.profile(trainer).as_json()
     folder.write_summary(summary)
     folder.log(f"{status}: {to_json(results)}")
     return summary
+
+
+def add_profile(
+    experiment: Experiment, trainer: Trainer, folder: RunFolder, summary: dict[str, Any], say: Say
+) -> None:
+    """Add to the summary where a step's time goes; what goes wrong there is said, and no more."""
+    try:
+        summary["profile"] = experiment.profile(trainer).as_json()
+        folder.write_summary(summary)
+    except Exception as error:
+        folder.log(traceback.format_exc())
+        say(f"warning: no profile: {error}")
 
 
 def draw(experiment: Experiment, trainer: Trainer, folder: RunFolder, say: Say) -> None:

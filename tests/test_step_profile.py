@@ -255,6 +255,19 @@ def test_a_quiet_run_keeps_the_table_only(tmp_path, capsys):
     assert "profile" in json.loads((tmp_path / "a/summary.json").read_text())
 
 
+def test_a_profile_that_fails_does_not_cost_the_run(tmp_path, capsys, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("gpumlp.experiment.profile_training", fail)
+    assert run(tmp_path / "run", "--profile") == 0
+    assert "warning: no profile: no room" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["status"], "profile" in summary) == ("done", False)
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert "MemoryError" in (tmp_path / "run/run.log").read_text()
+
+
 def test_a_dry_run_has_no_profile(tmp_path, capsys):
     assert run(tmp_path / "run", "--profile", "--dry-run") == ConfigError.exit_code == 2
     assert "--profile needs a training" in capsys.readouterr().err
