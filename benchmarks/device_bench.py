@@ -81,7 +81,7 @@ class DeviceBench(Bench):
         if not any(net.name == cell[0].name for cell in self._cells):
             self._measure_ceilings()
         rows = self.data_rows[str(net)] = net.rows(QUICK_ROWS if self.quick else ROWS)
-        say(f"{net}: check, then {self.rounds} rounds")
+        say(f"{net}: check, then {self.rounds} round{'s' * (self.rounds > 1)}")
         check_steps = CHECK_STEPS if CHECK_STEPS * net.flops(net.batch) <= CHECK_FLOPS else 1
         expected = reference(Problem(net, rows, "sgd", "cpu", lr=LEARNING_RATE), check_steps)
         steps = {}

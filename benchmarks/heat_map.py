@@ -91,7 +91,7 @@ def draw_panel(
             value = quantity.values.get((net, batch))
             text = "–" if value is None else quantity.text(value)
             place = (grid[line, column] - low) / (high - low)
-            dark = value is not None and (place > 0.8 or (quantity.centred and place < 0.15))
+            dark = place > 0.7 if not quantity.centred else abs(place - 0.5) > 0.35
             colour = "white" if dark else "black"
             axes.text(column, line, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(batches)), [f"{batch:,}" for batch in batches], fontsize=7)
