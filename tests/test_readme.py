@@ -1,7 +1,9 @@
 """The README: its commands are the promised ones, its Python runs, what it points to exists."""
 
+import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +41,10 @@ def without_blocks(text):
 
 PYTHON = blocks(README, "python", "py")
 SHELL = blocks(README, "", "sh", "bash", "console", "shell")
-LINES = [line for _, code in blocks(README, "sh") for line in code.splitlines() if line.strip()]
+EVERY = [line for _, code in blocks(README, "sh") for line in code.splitlines() if line.strip()]
+# their quick forms are run by tests of their own (tests/test_benchmark*.py): minutes, all together
+BENCHMARKS = [line for line in EVERY if line.startswith("python benchmarks/")]
+LINES = [line for line in EVERY if line not in BENCHMARKS]
 HOUSES = "area,rooms,district,garden,price\n" + "".join(
     f"{40 + i},{1 + i % 5},{('north', 'south', 'east')[i % 3]},{('yes', 'no')[i % 2]},"
     f"{1000 * (40 + i) + 20_000 * (i % 3)}\n"
@@ -132,6 +137,14 @@ def test_each_command_of_the_readme_works_verbatim(line, ran):
     assert ran[line].returncode == 0, ran[line].stderr
     assert "Traceback" not in ran[line].stderr
     assert ran[line].stdout.strip()
+
+
+@pytest.mark.parametrize("line", BENCHMARKS)
+def test_each_benchmark_of_the_readme_takes_its_options(line, monkeypatch):
+    _, script, *options = shlex.split(line)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    parsed = importlib.import_module(Path(script).stem).parse(options)
+    assert parsed.quick
 
 
 def test_the_explanation_in_the_readme_is_what_the_command_prints(ran):
