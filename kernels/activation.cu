@@ -5,20 +5,15 @@
 // entry: 8 where a is z or there is no bias, else 12; and 2 for the copy.
 KERNEL(bias_activation_forward, float* a, operand* copy, float* z, const float* bias, int activation,
        int format, size_t rows, size_t columns) {
+    copy = wanted(copy);
     const auto bias_of = [=](size_t column) { return bias ? bias[column] : 0.0f; };
     float* const biased = a == z || !bias ? (float*)nullptr : z;
     with_activation(activation, [=](auto sigma) {
-        if (!copy)
-            return for_matrix(rows, columns, bias_of,
-                              [=](size_t, float b, float& a, float& biased, float z) {
-                biased = z + b;
-                a = sigma.value(biased);
-            }, fresh(a), fresh(biased), (const float*)z);
         for_matrix(rows, columns, bias_of,
-                   [=](size_t, float b, float& a, operand& copy, float& biased, float z) {
+                   [=](size_t, float b, float& a, operand& own, float& biased, float z) {
             biased = z + b;
             a = sigma.value(biased);
-            copy = rounded_operand(a, format);
+            if (copy) own = rounded_operand(a, format);
         }, fresh(a), fresh(copy), fresh(biased), (const float*)z);
     });
 }
@@ -77,16 +72,10 @@ SCALAR void own_rows(float* dz, operand* copy, const float* da, const float* kep
     };
     with_activation(activation, [=](auto sigma) {
         sum_strips<WIDTH>(columns, [=](size_t column, float* sums) {
-            if (!copy)
-                return walk<WIDTH, 2>(thread_y(), threads_y(), rows, column, columns,
-                                      [=](size_t, int lane, float& dz, float da, float kept) {
-                    dz = da * sigma.slope(kept);
-                    sums[lane] += dz;
-                }, fresh(dz), da, kept);
             walk<WIDTH, 2>(thread_y(), threads_y(), rows, column, columns,
-                           [=](size_t, int lane, float& dz, operand& copy, float da, float kept) {
+                           [=](size_t, int lane, float& dz, operand& own, float da, float kept) {
                 dz = da * sigma.slope(kept);
-                copy = rounded_operand(dz, format);
+                if (copy) own = rounded_operand(dz, format);
                 sums[lane] += dz;
             }, fresh(dz), fresh(copy), da, kept);
         }, keep);
@@ -109,6 +98,7 @@ SCALAR void sum_partial(const float* partial, size_t rows, size_t columns, Take 
 KERNEL(bias_activation_backward, float* dz, operand* copy, float* bias_sink, const float* da,
        const float* kept, const float* alpha, const float* beta, int activation, int format,
        size_t rows, size_t columns, float* partial, uint32* tickets) {
+    copy = wanted(copy);
     const size_t partial_rows = gridDim.y < rows ? gridDim.y : rows;
     const auto add_to_sink = [=](size_t column, float sum) {
         if (!bias_sink) return;

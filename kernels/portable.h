@@ -101,6 +101,12 @@ SCALAR void with_format(int format, Body body) {
     }
 }
 
+// Most kernels make no copies for products to read. Compiled with this as 0 they are smaller, and
+// take fewer registers; their parameter `copy` must be null then.
+#ifndef GPUMLP_COPIES
+  #define GPUMLP_COPIES 1
+#endif
+
 // A number of a matrix: 16 bits on a GPU. The CPU multiplies floats, and so keeps the same numbers
 // as floats.
 #ifdef GPUMLP_DEVICE
@@ -113,11 +119,14 @@ template <class Format>
 SCALAR operand operand_of(Format, float rounded) { return rounded; }
 #endif
 
-// a float32 as an operand, in the format of that number
+// the copy that is to be made, or null
+SCALAR operand* wanted(operand* copy) { return GPUMLP_COPIES ? copy : (operand*)nullptr; }
+
+// a float32 as an operand of 16 bits: bfloat16, or float16 where the format's number is 1
 SCALAR operand rounded_operand(float value, int format) {
-    operand result = 0;
-    with_format(format, [&](auto f) INLINE { result = operand_of(f, f.rounded(value)); });
-    return result;
+    const operand bfloat16 = operand_of(Bfloat16(), Bfloat16::rounded(value));
+    const operand float16 = operand_of(Float16(), Float16::rounded(value));
+    return format ? float16 : bfloat16;
 }
 
 // ---------------------------------------------------------------- exponentials

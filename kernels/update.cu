@@ -10,7 +10,7 @@ SCALAR bool skipped(const float* skip) { return skip && *skip != 0.0f; }
 // body(w, others...) for each parameter; where `copy` is not null, it becomes w rounded to `format`
 template <class Body, class... T>
 SCALAR void update(size_t n, operand* copy, int format, Body body, float* w, T*... others) {
-    if (!copy) return for_each(n, body, w, others...);
+    if (!wanted(copy)) return for_each(n, body, w, others...);
     with_format(format, [=](auto f) INLINE {
         for_each(n, [=](float& w, operand& copy, auto&... others) INLINE {
             body(w, others...);

@@ -328,8 +328,10 @@ class RawModule:
 
     def __init__(self, code, options=()):
         assert options == ("-std=c++17",)
-        assert code in {kernel_source(name) for name in source_names()}
-        self.parameters = parameters_of(code)
+        first, _, source = code.partition("\n")
+        self.copies = {"#define GPUMLP_COPIES 0": False, "#define GPUMLP_COPIES 1": True}[first]
+        assert source in {kernel_source(name) for name in source_names()}
+        self.parameters = parameters_of(source)
 
     def get_function(self, name):
         launch = getattr(shipped_kernels().library, f"launch_{name}")
@@ -339,6 +341,8 @@ class RawModule:
             values = [np.copy(a) if not isinstance(a, DeviceArray) and a is not None else a
                       for a in arguments]  # numbers are read at the launch  # fmt: skip
             slots = [slot(*pair) for pair in zip(parameters, values, strict=True)]
+            given = dict(zip((p.name for p in parameters), values, strict=True))
+            assert self.copies or given.get("copy") is None  # it would not be written
             shape = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
 
             def work(_kept=values):

@@ -84,6 +84,12 @@ def test_a_source_compiles_without_a_warning(compilations, name, architecture):
     assert compilations[name, architecture].result() == (True, "")
 
 
+@pytest.mark.parametrize("name", ["activation.cu", "update.cu"])
+def test_a_source_compiles_without_copies_too(nvrtc, name):
+    text = f"#define GPUMLP_COPIES 0\n{kernel_source(name)}"
+    assert compile_with(nvrtc, text, [*OPTIONS, "-arch=sm_90"]) == (True, "")
+
+
 def test_a_warning_or_an_error_would_be_seen(nvrtc):
     text = kernel_source("update.cu")
     assert "unused" in compile_with(nvrtc, text + "void f() { int unused; }", OPTIONS)[1]

@@ -27,6 +27,7 @@ CACHES = shutil.ignore_patterns(
 )
 OPTIONS = {
     "--dry-run",
+    "--profile",
     "--print-config",
     "--verbose",
     "--config",

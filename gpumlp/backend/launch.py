@@ -104,8 +104,8 @@ class Kernels:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._modules: dict[str, Any] = {}
-        self._functions: dict[str, Any] = {}
+        self._modules: dict[tuple[str, bool], Any] = {}
+        self._functions: dict[tuple[str, bool], Any] = {}
         self._constants: dict[tuple[str, float], Array] = {}
 
     def bind(self, name: str, arguments: dict[str, Any]) -> KernelCall:
@@ -130,7 +130,8 @@ class Kernels:
             elif value is not None:
                 _check(name, key, kind, value)
             packed.append(value)
-        return KernelCall(name, self._function(name), arguments, tuple(packed))
+        copies = arguments.get("copy") is not None
+        return KernelCall(name, self._function(name, copies), arguments, tuple(packed))
 
     def constant(self, kind: str, value: float) -> Array:
         """Return a number in the device's memory; the same number is always the same array."""
@@ -139,15 +140,16 @@ class Kernels:
             self._constants[key] = self._cupy.asarray(np.asarray(value, POINTERS[kind]))
         return self._constants[key]
 
-    def _function(self, name: str) -> Any:
-        if name not in self._functions:
+    def _function(self, name: str, copies: bool) -> Any:
+        """Return a kernel; one that makes no copies for products to read is compiled without."""
+        key = name, copies
+        if key not in self._functions:
             file = kernel_declarations()[name].file
-            if file not in self._modules:
-                self._modules[file] = self._cupy.RawModule(
-                    code=kernel_source(file), options=OPTIONS
-                )
-            self._functions[name] = self._modules[file].get_function(name)
-        return self._functions[name]
+            if (file, copies) not in self._modules:
+                code = f"#define GPUMLP_COPIES {int(copies)}\n{kernel_source(file)}"
+                self._modules[file, copies] = self._cupy.RawModule(code=code, options=OPTIONS)
+            self._functions[key] = self._modules[file, copies].get_function(name)
+        return self._functions[key]
 
 
 def _check(name: str, key: str, kind: str, array: Array) -> None:
