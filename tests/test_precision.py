@@ -13,6 +13,7 @@ from gpumlp import SGD, Adam, Dense, Sequential, SoftmaxCrossEntropy, Trainer, g
 from gpumlp.backend import PRECISIONS, Backend, CpuBackend, Operand, RecordingBackend, Workspace
 from gpumlp.backend.precision import FORMATS, rounded, split_parts
 from gpumlp.engine.footprint import step_bytes
+from gpumlp.errors import DeviceError
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import OPTIMIZERS
 
@@ -142,6 +143,18 @@ def test_an_operand_may_have_any_order(maker, order, rng):
     z, w = backend.empty((6, 4)), backend.asarray(np.eye(4, x.shape[1], dtype=np.float32))
     backend.matmul(z, backend.operand(placed), backend.operand(w).T)
     np.testing.assert_allclose(backend.to_numpy(z), x[:, :4], 2**-15)
+
+
+def test_a_product_that_a_gpu_does_not_have_is_said_to_be_missing(monkeypatch):
+    """The plain formula cannot take its place: it would take bits for numbers."""
+    backend = FakeCudaBackend(precision=PRECISIONS["bf16"], tune=False)
+    z, x, w = (backend.zeros(shape) for shape in ((5, 4), (5, 3), (4, 3)))
+    monkeypatch.setattr(backend.products.library, "candidates", lambda *arguments: [])
+    with pytest.raises(DeviceError, match=r"no product of 5 x 3 x 4 in bf16 .*\"fp32\" has one"):
+        backend.matmul(z, backend.operand(x), backend.operand(w).T)
+    backend.matmul(z, x, w.T)  # of float32 arrays there is the plain formula
+    empty = backend.zeros((0, 3))
+    backend.matmul(backend.zeros((0, 4)), backend.operand(empty), backend.operand(w).T)
 
 
 def test_in_fp32_an_operand_is_the_array_itself():

@@ -199,7 +199,15 @@ class CudaBackend(FusedBackend):
             return None
         calls: list[Call | None] = []
         for left, right in partial_products(self.precision, a, b):
-            calls.append(self.products.bind(out, left, right, alpha, beta))
+            call = self.products.bind(out, left, right, alpha, beta)
+            if call is None and left.dtype == self.kernel_operand and left.size and right.size:
+                # the plain formula would take bits for numbers
+                shape = f"{left.shape[0]} x {left.shape[1]} x {right.shape[1]}"
+                raise DeviceError(
+                    f"cuBLASLt has no product of {shape} in {self.precision.name} on "
+                    f'{self.device_name}; precision = "fp32" has one'
+                )
+            calls.append(call)
             beta = 1.0
         return together(calls)
 
