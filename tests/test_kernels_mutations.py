@@ -38,11 +38,11 @@ MUTATIONS = [  # kernel that is to fail, source, right, wrong
     ),
     (
         *("bias_activation_forward", "activation.cu"),
-        *("copy = rounded_operand(a, format);", "copy = rounded_operand(z, format);"),
+        *("own = rounded_operand(a, format);", "own = rounded_operand(z, format);"),
     ),
     (
         *("bias_activation_backward", "activation.cu"),
-        *("copy = rounded_operand(dz, format);", "copy = rounded_operand(da, format);"),
+        *("own = rounded_operand(dz, format);", "own = rounded_operand(da, format);"),
     ),
     ("bias_activation_backward", "activation.cu", "aligned<4>(dz, copy, da", "aligned<4>(dz, da"),
     ("bias_activation_forward", "activation.cu", "log1p_(exp_(z <", "log1p_(exp_(z >"),
