@@ -274,7 +274,7 @@ def test_a_layer_alone_and_predictions_read_rounded_numbers(name, rng):
 @every_low_precision
 def test_what_a_step_takes_is_known_before(name, rng):
     x, labels = data(rng, 1500)
-    for maker in ("native", "cuda-stand-in"):
+    for maker in ("native", "cuda-stand-in") if name == "bf16x3" else ("native",):
         backend = MAKERS[maker](name)
         model = multilayer_perceptron([12, 8, 4], backend=backend)
         loss, optimizer = SoftmaxCrossEntropy(backend=backend), Adam(0.01)
