@@ -39,7 +39,7 @@ OTHER, BETWEEN, HOST = "other", "between calls", "host"
 PART = {name: part for part, names in PARTS.items() for name in names}
 CALL_SECONDS, STEP_SECONDS, TRAINER_SECONDS = 0.005, 0.05, 0.5  # of what is timed at once, about
 SPINNING = 0.15  # seconds in which idle threads of OpenBLAS still take a core (0.12 measured)
-REPEATS, MOST_TIMES, INTERVALS = 5, 1000, 8
+REPEATS, MOST_TIMES, INTERVALS, MOST_EPOCHS = 5, 1000, 8, 250
 PEAK_SIZE = {"cpu": 1536, "cuda": 8192}  # of a large product
 # entries of the arrays that bandwidths are measured with, and of what is timed at once
 FEWEST_ENTRIES, MOST_ENTRIES, MOST_TIMED = 2**12, 2**25, 2**24
@@ -233,7 +233,9 @@ def _seconds_in_trainer(
 ) -> float:
     """Return the seconds of a step in a `fit` of a while, without validation and callbacks."""
     steps = training.batches.steps
-    clock = _Clock(max(1, int(TRAINER_SECONDS / step / INTERVALS)))
+    # an epoch costs something besides its steps, so of short ones not too many
+    most = steps * MOST_EPOCHS // INTERVALS
+    clock = _Clock(max(1, min(most, int(TRAINER_SECONDS / step / INTERVALS))))
     probe = copy(trainer)
     probe.history, probe.callbacks, probe.schedule = History(), [clock], Constant()
     count = (INTERVALS + 2) * clock.every_steps  # the first steps are also recorded
@@ -307,10 +309,14 @@ def _rows(
     for part in (*PARTS, OTHER):
         calls = [(call, seconds) for name, call, seconds in own if PART.get(name, OTHER) == part]
         if calls:
-            # (W may stay in the cache, so what a product reads sets no limit)
+            # (W may stay in the cache, so what a product reads sets no limit; and what a call has
+            # reached is possible, whatever was measured with other memory)
             floor = sum(
-                operations_of(call) / peak or bytes_of(call) / bandwidth.of(bytes_of(call))
-                for call, _ in calls
+                min(
+                    seconds,
+                    operations_of(call) / peak or bytes_of(call) / bandwidth.of(bytes_of(call)),
+                )
+                for call, seconds in calls
             )
             rows.append(Row(part, len(calls), sum(seconds for _, seconds in calls), floor))
     rows.append(Row(BETWEEN, 0, step - sum(row.seconds for row in rows), 0.0))
