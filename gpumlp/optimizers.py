@@ -267,7 +267,11 @@ class SGD(Optimizer):
         return self.clip_norm is None and not self.l1
 
     def sink(self, parameter: Parameter) -> Sink:
-        """W ← (1 - lr·decay) W - lr·dW."""
+        """W ← (1 - lr·decay) W - lr·dW, written by the product that dW would be.
+
+        A BLAS adds a long product in parts of some hundred rows each, and W is rounded after every
+        part: an update of less than W's last bit is lost at a batch of thousands a little earlier.
+        """
         decay = self.weight_decay if parameter.weight_decay is None else parameter.weight_decay
         keep = self.scalar(f"keep {decay}") if decay and parameter.is_weight else 1.0
         return Sink(parameter.value, self.scalar("-lr"), keep)

@@ -198,7 +198,7 @@ def run(options: argparse.Namespace) -> int:
         print(to_json(found) if options.json else dry_run_report(experiment, found))
         return 0
     summary, code = train(config, options, say)
-    if "profile" in summary and not (options.json or options.quiet):
+    if "profile" in summary and not options.json:
         print(profile_table(summary["profile"]))
     print(to_json(summary) if options.json else result(summary), flush=True)
     return code
