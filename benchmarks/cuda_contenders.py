@@ -8,7 +8,7 @@ from contenders import Gpumlp
 
 from gpumlp.backend import Array, Backend
 from gpumlp.backend.base import Order
-from gpumlp.backend.cuda import CupyFormulas, load_cupy
+from gpumlp.backend.cuda.backend import CupyFormulas, load_cupy
 from gpumlp.randomness import permutation
 
 

@@ -27,7 +27,7 @@ from rounds import CheckError, exit_code_of, say
 
 from gpumlp import get_backend
 from gpumlp.backend import Backend
-from gpumlp.backend.cuda import CupyFormulas
+from gpumlp.backend.cuda.backend import CupyFormulas
 from gpumlp.environment import describe
 
 ROUNDS, QUICK_ROUNDS = 9, 3

@@ -31,7 +31,7 @@ from gpumlp.backend import (
     choose_backend,
     get_backend,
 )
-from gpumlp.backend.cuda import CudaBackend, CupyFormulas
+from gpumlp.backend.cuda.backend import CudaBackend, CupyFormulas
 from gpumlp.errors import DeviceError
 
 SHAPES = [(0, 5), (1, 1), (3, 5), (31, 33), (257, 129)]

@@ -6,8 +6,8 @@ from fake_cuda import FakeCudaBackend
 from test_engine import CASES, assert_same_bits, build, train
 
 from gpumlp.backend import PRECISIONS, RecordingBackend, Workspace, get_activation
-from gpumlp.backend import cuda as cuda_module
-from gpumlp.backend.copies import with_copies
+from gpumlp.backend.cuda import backend as cuda_module
+from gpumlp.backend.cuda.copies import with_copies
 
 SIGMOID = get_activation("sigmoid")
 

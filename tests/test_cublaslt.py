@@ -11,7 +11,7 @@ from fake_cuda import CUPY, STATE, FakeCudaBackend, fake_cublaslt, on_device
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumlp.backend.cublaslt import (
+from gpumlp.backend.cuda.cublaslt import (
     COMPUTE,
     MAX_WORKSPACE_BYTES,
     MIN_ALIGNMENT_BYTES,
@@ -26,8 +26,8 @@ from gpumlp.backend.cublaslt import (
     Problem,
     alignment,
 )
+from gpumlp.backend.cuda.products import WORKSPACE_BYTES, Extra
 from gpumlp.backend.precision import PRECISIONS
-from gpumlp.backend.products import WORKSPACE_BYTES, Extra
 from gpumlp.errors import DeviceError
 
 BATCH, N_IN, N_OUT = 6, 5, 4

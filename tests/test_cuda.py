@@ -14,11 +14,11 @@ from test_engine import CASES, EPOCHS, ROWS, assert_same_bits, build, factors, t
 
 from gpumlp import SGD, Adam, Dense, Sequential, SoftmaxCrossEntropy, Trainer, cli, get_backend
 from gpumlp.backend import Activation, Backend
-from gpumlp.backend import schedule as schedule_module
-from gpumlp.backend.capture import CapturedCalls, runs_at_once
-from gpumlp.backend.launch import KernelCall
+from gpumlp.backend.cuda import schedule as schedule_module
+from gpumlp.backend.cuda.capture import CapturedCalls, runs_at_once
+from gpumlp.backend.cuda.launch import KernelCall
+from gpumlp.backend.cuda.schedule import schedule
 from gpumlp.backend.precision import FP64, PRECISIONS
-from gpumlp.backend.schedule import schedule
 from gpumlp.engine import Batches, TrainingStep, get_engine
 from gpumlp.errors import DeviceError, DivergedError
 from gpumlp.losses import MeanSquaredError

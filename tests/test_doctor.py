@@ -12,7 +12,8 @@ from fake_cuda import FakeCudaBackend, installed
 
 import gpumlp
 from gpumlp import SGD, cli
-from gpumlp.backend import cuda, get_backend
+from gpumlp.backend import get_backend
+from gpumlp.backend.cuda import backend as cuda
 from gpumlp.commands import doctor
 from gpumlp.commands.doctor import Line
 from gpumlp.data.mnist import STEMS

@@ -9,9 +9,9 @@ from test_cuda import captured
 
 from gpumlp import SGD, Adam, Dense, Momentum, Sequential, SoftmaxCrossEntropy
 from gpumlp.backend import Backend
-from gpumlp.backend import epilogues as epilogues_module
-from gpumlp.backend.capture import Capture
-from gpumlp.backend.cublaslt import Epilogue
+from gpumlp.backend.cuda import epilogues as epilogues_module
+from gpumlp.backend.cuda.capture import Capture
+from gpumlp.backend.cuda.cublaslt import Epilogue
 from gpumlp.engine import Batches, TrainingStep, get_engine
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from fake_cuda import CUPY, RawModule, on_device
 
+from gpumlp.backend.cuda.launch import Kernels, Span, span_of
 from gpumlp.backend.kernel_sources import kernel_declarations
-from gpumlp.backend.launch import Kernels, Span, span_of
 
 
 @pytest.fixture

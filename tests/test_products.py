@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_cuda import STATE, FakeCudaBackend, fake_cublaslt, on_device
 
-from gpumlp.backend.capture import Capture
+from gpumlp.backend.cuda.capture import Capture
 
 ROWS, COLUMNS, INNER = 6, 5, 4
 

@@ -417,7 +417,7 @@ def test_a_missing_device_is_not_called_a_damaged_file(saved, tmp_path, monkeypa
     def no_cupy():
         raise DeviceError("CuPy is not installed")
 
-    monkeypatch.setattr("gpumlp.backend.cuda.load_cupy", no_cupy)
+    monkeypatch.setattr("gpumlp.backend.cuda.backend.load_cupy", no_cupy)
     (tmp_path / "model").write_bytes(saved[0])
     with pytest.raises(DeviceError):
         load_model(tmp_path / "model", "cuda")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumlp.backend.launch import Span
-from gpumlp.backend.schedule import Placed, dependencies, heights, schedule
+from gpumlp.backend.cuda.launch import Span
+from gpumlp.backend.cuda.schedule import Placed, dependencies, heights, schedule
 
 
 def call(reads=(), writes=()):

@@ -38,14 +38,15 @@ LAYERS = [
     "gpumlp.backend.blas",
     "gpumlp.backend.native",
     "gpumlp.backend.cpu",
-    "gpumlp.backend.launch",
-    "gpumlp.backend.schedule",
-    "gpumlp.backend.capture",
-    "gpumlp.backend.cublaslt",
-    "gpumlp.backend.tuning",
-    "gpumlp.backend.products",
-    "gpumlp.backend.epilogues",
-    "gpumlp.backend.copies",
+    "gpumlp.backend.cuda.launch",
+    "gpumlp.backend.cuda.schedule",
+    "gpumlp.backend.cuda.capture",
+    "gpumlp.backend.cuda.cublaslt",
+    "gpumlp.backend.cuda.tuning",
+    "gpumlp.backend.cuda.products",
+    "gpumlp.backend.cuda.epilogues",
+    "gpumlp.backend.cuda.copies",
+    "gpumlp.backend.cuda.backend",
     "gpumlp.backend.cuda",
     "gpumlp.backend",
     "gpumlp.randomness",
@@ -181,7 +182,7 @@ def test_cupy_is_imported_by_the_cuda_backend_only(module):
     names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
     names += [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     found = any(name.partition(".")[0] == "cupy" for name in names)
-    assert found == (module == "gpumlp.backend.cuda")
+    assert found == (module == "gpumlp.backend.cuda.backend")
 
 
 def loaded_by(statement):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumlp.backend.tuning import Choices
+from gpumlp.backend.cuda.tuning import Choices
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

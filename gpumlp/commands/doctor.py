@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_info
 from .. import SGD, Dense, Sequential, SoftmaxCrossEntropy, Trainer, __version__, get_backend
 from ..backend import Backend
 from ..backend.blas import find_gemm
-from ..backend.cuda import INSTALL, count_devices, find_libraries, products_folder
+from ..backend.cuda.backend import INSTALL, count_devices, find_libraries, products_folder
 from ..backend.native import INSTALL as INSTALL_NATIVE
 from ..backend.native import load_native
 from ..backend.system_memory import system_memory

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError
-from ..files import cache_folder
-from .activations import Activation, Array
-from .base import Backend, Call, Order, Plan
+from ...errors import DeviceError
+from ...files import cache_folder
+from ..activations import Activation, Array
+from ..base import Backend, Call, Order, Plan
+from ..fused import FusedBackend, flat, together
+from ..operations import Scalar
+from ..precision import FP32, Matrix, Precision, partial_products
 from .capture import Capture, CapturedCalls
 from .copies import with_copies
 from .cublaslt import CublasLt
 from .epilogues import with_epilogues
-from .fused import FusedBackend, flat, together
 from .launch import DeviceCall, KernelCall, Kernels
-from .operations import Scalar
-from .precision import FP32, Matrix, Precision, partial_products
 from .products import ProductCall, Products
 from .tuning import Choices
 

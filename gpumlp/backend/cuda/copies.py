@@ -7,7 +7,7 @@ reads the matrix itself, it need not be written. The numbers are the same, bit f
 
 from collections.abc import Callable, Sequence
 
-from .activations import Array
+from ..activations import Array
 from .launch import DeviceCall, KernelCall, Span, span_of
 
 OUTPUT = {"bias_activation_forward": "a", "bias_activation_backward": "dz"}  # which is copied

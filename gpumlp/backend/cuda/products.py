@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .activations import Array
-from .blas import Product, plan_product
+from ..activations import Array
+from ..blas import Product, plan_product
+from ..precision import Precision
 from .capture import Capture
 from .cublaslt import (
     Algorithm,
@@ -19,7 +20,6 @@ from .cublaslt import (
     alignment,
 )
 from .launch import DeviceCall, Span, span_of
-from .precision import Precision
 from .tuning import Choices
 
 WORKSPACE_BYTES = 32 << 20  # what the library wants on Hopper; each stream has its own

@@ -12,10 +12,10 @@ from math import isnan
 
 import numpy as np
 
-from .activations import Array
+from ..activations import Array
+from ..fused import ACTIVATION_NUMBERS
+from ..geometry import ceil_div
 from .cublaslt import Epilogue
-from .fused import ACTIVATION_NUMBERS
-from .geometry import ceil_div
 from .launch import DeviceCall, KernelCall, Span, span_of
 from .products import Extra, ProductCall, Products
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from math import gcd
 from typing import Any, NamedTuple
 
-from ..errors import DeviceError
+from ...errors import DeviceError
 
 FLOAT32 = 0  # cudaDataType: of results, sums, α and β
 OPERANDS = {"fp32": FLOAT32, "tf32": FLOAT32, "bf16": 14, "fp16": 2}  # of A and B

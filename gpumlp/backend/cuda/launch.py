@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .activations import Array
-from .geometry import LAUNCH
-from .kernel_sources import kernel_declarations, kernel_source
+from ..activations import Array
+from ..geometry import LAUNCH
+from ..kernel_sources import kernel_declarations, kernel_source
 
 OPTIONS = ("-std=c++17",)  # besides CuPy's own
 POINTERS: dict[str, np.dtype[Any] | None] = {  # C type → type of entries; bytes may be anything

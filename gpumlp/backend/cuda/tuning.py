@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError
-from ..files import write_atomically
+from ...errors import FileError
+from ...files import write_atomically
 
 
 class Choices:
