@@ -269,8 +269,8 @@ class SGD(Optimizer):
     def sink(self, parameter: Parameter) -> Sink:
         """W ← (1 - lr·decay) W - lr·dW, written by the product that dW would be.
 
-        A BLAS adds a long product in parts of some hundred rows each, and W is rounded after every
-        part: an update of less than W's last bit is lost at a batch of thousands a little earlier.
+        A BLAS adds a long product in parts (OpenBLAS: of some 320 rows) and rounds W after each, so
+        in larger batches updates of about W's last bit are lost sooner than by adding dW at once.
         """
         decay = self.weight_decay if parameter.weight_decay is None else parameter.weight_decay
         keep = self.scalar(f"keep {decay}") if decay and parameter.is_weight else 1.0
