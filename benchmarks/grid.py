@@ -14,7 +14,7 @@ MOST_OPERATIONS = 2e11  # of a step; two cores take 2 s for them, and one cell h
 
 
 def numbers(name: str, text: str) -> list[int]:
-    """Return the positive integers of a comma-separated list in their order, or none for nothing.
+    """Return the positive integers of a comma-separated list, ascending; none for nothing.
 
     ValueError, which says what is allowed, where it is no such list.
     """

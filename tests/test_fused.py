@@ -17,7 +17,8 @@ from gpumlp.backend import (
     Backend,
     CpuBackend,
 )
-from gpumlp.backend.fused import ACTIVATION_NUMBERS, LOSS_NUMBERS, CallSequence
+from gpumlp.backend.fused import ACTIVATION_NUMBERS, LOSS_NUMBERS
+from gpumlp.backend.kernel_backend import CallSequence
 from gpumlp.backend.native import NativeCall, NativeSequence, load_native
 from gpumlp.engine import Batches, TrainingStep, get_engine
 from gpumlp.optimizers import OPTIMIZERS

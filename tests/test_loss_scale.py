@@ -187,7 +187,6 @@ def test_a_run_says_how_many_steps_were_skipped(tmp_path, capsys, monkeypatch):
     assert summary["skipped_steps"] > 0
     assert f"82 steps ({summary['skipped_steps']} skipped) in" in captured.out
     assert "loss_scale" not in captured.err
-    assert "cpu (no CUDA" in captured.err or "cuda" in captured.err
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["skipped_steps"] == summary["skipped_steps"]
 

@@ -18,7 +18,7 @@ from gpumlp.backend import (
     Workspace,
     get_backend,
 )
-from gpumlp.backend.fused import flat
+from gpumlp.backend.kernel_backend import flat
 from gpumlp.backend.kernel_sources import declared_kernels
 from gpumlp.call_costs import bytes_of, name_of, operations_of
 from gpumlp.errors import ConfigError

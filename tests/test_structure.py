@@ -34,6 +34,8 @@ LAYERS = [
     "gpumlp.backend.recording",
     "gpumlp.backend.kernel_sources",
     "gpumlp.backend.geometry",
+    "gpumlp.backend.kernel_backend",
+    "gpumlp.backend.fused_updates",
     "gpumlp.backend.fused",
     "gpumlp.backend.blas",
     "gpumlp.backend.native",

@@ -13,7 +13,8 @@ import numpy as np
 from .activations import Array
 from .base import Call, Order, Plan
 from .blas import GemmCall, find_gemm, plan_product
-from .fused import FusedBackend, flat, together
+from .fused import FusedBackend
+from .kernel_backend import flat, together
 from .native import NativeCall, NativeSequence, load_native
 from .operations import Scalar
 from .precision import Matrix, Precision, partial_products

@@ -1,19 +1,14 @@
-"""FusedBackend: which kernel each operation is, with which arguments; the same for every device.
+"""FusedBackend: which kernel each operation is, with which arguments; the same for every device."""
 
-A device adds `kernel`: how a kernel is bound to arguments. Where an operation's arrays are not what
-its kernel takes (another type, a strided view), the plain formula of `Backend` runs.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation, Array
-from .base import Backend, Call, Plan
-from .geometry import SUMS
-from .operations import OPERATIONS, Scalar
+from .base import Call
+from .fused_updates import FusedUpdates
+from .operations import Scalar
 from .pointwise import POINTWISE, Pointwise
 from .precision import FORMATS
 
@@ -24,64 +19,8 @@ LOSS_NUMBERS = {loss: i for i, loss in enumerate(POINTWISE.values())}
 TABLES = 3  # of a step: the optimizer's numbers, the order of rows, the keys of dropout
 
 
-class CallSequence(tuple[Call, ...]):
-    """Several calls as one, in order."""
-
-    def __call__(self) -> None:
-        """Run them."""
-        for call in self:
-            call()
-
-
-def flat(plan: Sequence[Call]) -> Iterator[Call]:
-    """Yield the calls of a plan with sequences taken apart."""
-    for call in plan:
-        yield from call if isinstance(call, CallSequence) else (call,)
-
-
-class FusedBackend(Backend):
-    """Operations as kernels.
-
-    `_bind_NAME` takes what the operation NAME takes, and returns a kernel bound to it, or None
-    where only the plain formula will do. Kernels check nothing, so shapes are checked here.
-    """
-
-    formulas: type[Backend] = Backend  # the plain ones, as this array library spells them
-    kernel_operand: np.dtype[Any] = np.dtype("float32")  # the type `operand` of the kernels
-
-    def kernel(self, name: str, **arguments: Any) -> Call | None:
-        """Return a kernel bound to arguments by name; None where this backend has no kernels.
-
-        Arguments are arrays (or None) and numbers; a number where the kernel reads from memory
-        becomes an array.
-        """
-        raise NotImplementedError
-
-    def bind(self, name: str, *args: Any, **kwargs: Any) -> Call:
-        """As in `Backend`: a kernel where the operation has one for these arguments."""
-        binder = getattr(self, f"_bind_{name}", None)
-        call: Call | None = binder(*args, **kwargs) if binder else None
-        return call or partial(getattr(self.formulas, name), self, *args, **kwargs)
-
-    def calls(self, plan: Plan) -> list[Call]:
-        """As in `Backend`; what stands for several calls is taken apart."""
-        return [*flat(plan)]
-
-    def _tickets(self) -> Array | None:
-        """Return zeroed counters by which a kernel's blocks know which of them is the last."""
-        return self.zeros((SUMS,), np.uint32)
-
-    def _fits(self, shape: tuple[int, ...], *arrays: Array | None) -> bool:
-        """Whether kernels take these arrays: that shape, float32, contiguous in this order."""
-        return all(
-            array.shape == shape and array.dtype == np.float32 and self._in_order(array)
-            for array in arrays
-            if array is not None
-        )
-
-    def _in_order(self, array: Array) -> bool:
-        in_fortran_order = array.ndim == 2 and self.workspace_order == "F"
-        return bool(array.flags.f_contiguous if in_fortran_order else array.flags.c_contiguous)
+class FusedBackend(FusedUpdates):
+    """The operations of a network as kernels, and those of updates."""
 
     # ------------------------------------------------------- a step's inputs
 
@@ -315,173 +254,6 @@ class FusedBackend(Backend):
             return None
         return self.kernel("accumulate", total=total, values=values, weights=weights, n=values.size)
 
-    # ---------------------------------------------------------- loss scaling
-
-    def _bind_unscale(self, g: Array, overflow: Array, scale: Scalar) -> Call | None:
-        return self._of_vectors("unscale", {"g": g}, overflow=overflow, scale=scale)
-
-    def _bind_loss_scale_step(self, state: Array, patience: float, largest: float) -> Call | None:
-        if not self._fits((4,), state):
-            return None
-        return self.kernel("loss_scale_step", state=state, patience=patience, largest=largest)
-
-    # ---------------------------------------------------------------- update
-
-    def _of_vectors(self, name: str, arrays: dict[str, Array], **others: Any) -> Call | None:
-        """Return a kernel of vectors of equal length bound to its arguments."""
-        first = next(iter(arrays.values()))
-        if not self._fits(first.shape, *arrays.values()):
-            return None
-        return self.kernel(name, **arrays, **others, n=first.size)
-
-    def _of_update(
-        self,
-        name: str,
-        arrays: dict[str, Array],
-        copy: Array | None,
-        skip: Array | None,
-        **numbers: Scalar,
-    ) -> Call | None:
-        """Return the kernel of an optimizer's step bound to its arguments."""
-        w = arrays["w"]
-        if copy is not None and (copy.shape != w.shape or copy.dtype != self.kernel_operand):
-            return None
-        number = self.precision.format_number
-        return self._of_vectors(name, arrays, **numbers, copy=copy, skip=skip, format=number)
-
-    def _bind_scale(self, w: Array, factor: Scalar, skip: Array | None = None) -> Call | None:
-        return self._of_vectors("scale", {"w": w}, factor=factor, skip=skip)
-
-    def _bind_add_penalty(
-        self, g: Array, w: Array, weight_decay: float, l1: float, scratch: Array
-    ) -> Call | None:
-        vectors = {"g": g, "w": w}
-        return self._of_vectors("add_penalty", vectors, weight_decay=weight_decay, l1=l1)
-
-    def _bind_clip_norm(self, g: Array, limit: float, scratch: Array) -> Call | None:
-        if not self._fits(g.shape, g):
-            return None
-        total, partial = self.zeros((), np.float64), self.zeros((SUMS,), np.float64)
-        tickets = self._tickets()
-        return together(
-            [
-                self.kernel(
-                    "square_sum", sum=total, partial=partial, tickets=tickets, g=g, n=g.size
-                ),
-                self.kernel("clip_scale", g=g, sum=total, limit=limit, n=g.size),
-            ]
-        )
-
-    def _bind_clip_rows(self, w: Array, limit: float, scratch: Array) -> Call | None:
-        if w.dtype != np.float32 or not w.flags.c_contiguous:
-            return None
-        return self.kernel("clip_rows", w=w, limit=limit, rows=w.shape[0], columns=w.shape[1])
-
-    def _bind_sgd_step(
-        self,
-        w: Array,
-        g: Array,
-        lr: Scalar,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        return self._of_update("sgd_step", {"w": w, "g": g}, copy, skip, lr=lr)
-
-    def _bind_momentum_step(
-        self,
-        w: Array,
-        v: Array,
-        g: Array,
-        lr: Scalar,
-        momentum: float,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        vectors = {"w": w, "v": v, "g": g}
-        return self._of_update("momentum_step", vectors, copy, skip, lr=lr, mu=momentum)
-
-    def _bind_nesterov_step(
-        self,
-        w: Array,
-        v: Array,
-        g: Array,
-        lr: Scalar,
-        momentum: float,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        vectors = {"w": w, "v": v, "g": g}
-        return self._of_update("nesterov_step", vectors, copy, skip, lr=lr, mu=momentum)
-
-    def _bind_adagrad_step(
-        self,
-        w: Array,
-        s: Array,
-        g: Array,
-        lr: Scalar,
-        eps: float,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        vectors = {"w": w, "s": s, "g": g}
-        return self._of_update("adagrad_step", vectors, copy, skip, lr=lr, eps=eps)
-
-    def _bind_rmsprop_step(
-        self,
-        w: Array,
-        s: Array,
-        g: Array,
-        lr: Scalar,
-        rho: float,
-        eps: float,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        vectors = {"w": w, "s": s, "g": g}
-        numbers = {"lr": lr, "rho": rho, "one_less_rho": 1 - rho, "eps": eps}
-        return self._of_update("rmsprop_step", vectors, copy, skip, **numbers)
-
-    def _bind_adam_step(
-        self,
-        w: Array,
-        m: Array,
-        v: Array,
-        g: Array,
-        lr: Scalar,
-        correction: Scalar,
-        betas: tuple[float, float],
-        eps: float,
-        scratch: Array,
-        copy: Array | None = None,
-        skip: Array | None = None,
-    ) -> Call | None:
-        return self._of_update(
-            "adam_step",
-            {"w": w, "m": m, "v": v, "g": g},
-            copy,
-            skip,
-            lr=lr,
-            correction=correction,
-            beta1=betas[0],
-            one_less_beta1=1 - betas[0],
-            beta2=betas[1],
-            one_less_beta2=1 - betas[1],
-            eps=eps,
-        )
-
-
-def together(calls: list[Call | None]) -> Call | None:
-    """Return calls as one; None if any is missing."""
-    there = [call for call in calls if call is not None]
-    if len(calls) == 1:
-        return calls[0]
-    return CallSequence(there) if len(there) == len(calls) else None
-
 
 def _copyable(one: Array, other: Array) -> bool:
     """Whether rows can be copied from one to the other as bytes."""
@@ -510,15 +282,3 @@ def _weights(weight: Scalar) -> dict[str, Any]:
     """Return a scalar or sample weights (B,) as a pointer and the distance of two weights."""
     per_row = getattr(weight, "ndim", 0) == 1
     return {"weight": weight, "weight_stride": weight.strides[0] // 4 if per_row else 0}
-
-
-def _fused(name: str) -> Callable[..., None]:
-    @wraps(getattr(Backend, name))
-    def operation(self: FusedBackend, *args: Any, **kwargs: Any) -> None:
-        self.bind(name, *args, **kwargs)()
-
-    return operation
-
-
-for _name in OPERATIONS:
-    setattr(FusedBackend, _name, _fused(_name))

@@ -19,7 +19,8 @@ from ...errors import DeviceError
 from ...files import cache_folder
 from ..activations import Activation, Array
 from ..base import Backend, Call, Order, Plan
-from ..fused import FusedBackend, flat, together
+from ..fused import FusedBackend
+from ..kernel_backend import flat, together
 from ..operations import Scalar
 from ..precision import FP32, Matrix, Precision, partial_products
 from .capture import Capture, CapturedCalls
