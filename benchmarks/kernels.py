@@ -219,7 +219,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; exits 2 where one is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="in about a minute: less of everything")
+    parser.add_argument("--quick", action="store_true", help="about a minute: less of everything")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the results here")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw shares and speed-ups")
     options = parser.parse_args(arguments)
