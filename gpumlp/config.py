@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from .data.builtin import BUILTIN
-from .data.sources import KINDS
+from .data.sources import ARRAYS, KINDS
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 Activation = Literal[
@@ -128,7 +128,7 @@ FILE = rf"(?i:.+({'|'.join(map(re.escape, KINDS))}))"
 DataFile = Annotated[str, Field(pattern=rf"^{FILE}$"), expects(f"the path of a file: {FILES}")]
 Source = Annotated[
     str,
-    Field(pattern=rf"^(builtin:({'|'.join(BUILTIN)})|mnist|{FILE})$"),
+    Field(pattern=rf"^(builtin:({'|'.join(BUILTIN)})|mnist|{ARRAYS}|{FILE})$"),
     expects(f'"builtin:NAME" with one of {", ".join(BUILTIN)}; "mnist"; or a file: {FILES}'),
 ]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .config import TASK_LOSSES, TASK_METRICS, Config, Section
-from .data.sources import is_file, kind_of
+from .data.sources import ARRAYS, is_file, kind_of
 
 
 class Clash(NamedTuple):
@@ -71,7 +71,7 @@ def _in_data(config: Config) -> Iterator[Clash]:
     }
     for key, kinds in belong.items():
         given = getattr(data, key) != type(data).model_fields[key].default
-        if given and kind not in kinds:
+        if given and kind not in (*kinds, ARRAYS):
             problem = f"belongs to {', '.join(kinds)} sources, not to {data.source}"
             yield Clash((f"data.{key}", "data.source"), problem)
     if data.target_scale != "none":

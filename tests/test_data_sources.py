@@ -218,3 +218,10 @@ def test_rows_need_no_target_and_may_lack_values_where_they_are_filled(here):
     np.testing.assert_array_equal(filled, [[np.nan, 1, 0, 1]])
     with pytest.raises(DataError, match=r'^rows\.csv: line 2, column "age": the cell has no value'):
         load_rows("rows.csv", data("x.csv"), features)
+
+
+def test_rows_that_were_given_from_python_cannot_be_loaded_again():
+    data = parse_config({"data": {"source": "arrays", "target": "price"}}).data
+    for load_them in (lambda: load(data), lambda: load_rows("arrays", data, Features())):
+        with pytest.raises(DataError, match="given from Python and are not here; name a file"):
+            load_them()

@@ -41,7 +41,9 @@ EXTRAS = (  # distribution, extra, what for
     ("matplotlib", "plot", "figures"),
     ("tensorboardX", "tensorboard", "TensorBoard files"),
     ("pooch", "fetch", "gpumlp fetch"),
-    ("scikit-learn", "bench", "a peer in the benchmarks"),
+    ("scikit-learn", "sklearn", "gpumlp.sklearn: estimators"),
+    ("pyarrow", "parquet", "parquet files"),
+    ("onnx", "onnx", "gpumlp export --onnx"),
 )
 
 

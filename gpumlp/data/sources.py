@@ -30,6 +30,7 @@ KINDS = {
     "-ubyte": "idx",
     "-ubyte.gz": "idx",
 }
+ARRAYS = "arrays"  # the source of a model that was trained from Python: nothing to load again
 
 
 class Settings(Protocol):
@@ -56,14 +57,14 @@ class Settings(Protocol):
 
 
 def kind_of(source: str) -> str:
-    """Return "builtin", "mnist", "csv", "npz", "npy" or "idx".
+    """Return "builtin", "mnist", "arrays", "csv", "npz", "npy" or "idx".
 
     Raises DataError for what is none of them.
 
     >>> kind_of("builtin:xor"), kind_of("train-images-idx3-ubyte.gz"), kind_of("my.CSV")
     ('builtin', 'idx', 'csv')
     """
-    if source == "mnist" or source.startswith("builtin:"):
+    if source in ("mnist", ARRAYS) or source.startswith("builtin:"):
         return source.partition(":")[0]
     for suffix, kind in KINDS.items():
         if source.lower().endswith(suffix):
@@ -80,6 +81,7 @@ def load(data: Settings) -> tuple[Table, Table | None]:
     one that the system refuses to open.
     """
     kind = kind_of(data.source)
+    _refuse_arrays(kind)
     if kind == "mnist":
         train, test = load_mnist(data.path)
         return check(Table(*train, source="mnist")), check(Table(*test, source="mnist test part"))
@@ -103,6 +105,7 @@ def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, s
     MNIST stands for its test part. Raises as `load`.
     """
     kind = kind_of(source)
+    _refuse_arrays(kind)
     if kind in ("mnist", "builtin", "npz"):
         _refuse_nameless(source, features)
     if kind == "mnist":
@@ -173,6 +176,13 @@ def _array(kind: str, path: str) -> Array:
     if kind not in ("npy", "idx"):
         raise DataError(f"{path}: is no npy or IDX file")
     return (read_npy if kind == "npy" else read_idx)(Path(path), path)
+
+
+def _refuse_arrays(kind: str) -> None:
+    if kind == ARRAYS:
+        raise DataError(
+            f'"{ARRAYS}" stands for rows that were given from Python and are not here; name a file'
+        )
 
 
 def _refuse_nameless(source: str, features: Features | None) -> None:
