@@ -10,6 +10,7 @@ from .backend import Array, Backend, RecordingBackend, Workspace, get_backend
 from .layers import Activation, Dense, Dropout, Into, Layer
 from .parameters import FlatParameters, Parameter, gradient_sink
 from .randomness import dropout_keys
+from .sparse import SparseRows, is_sparse
 
 EVALUATION_ROWS = 4096
 
@@ -121,7 +122,7 @@ class Sequential:
         """Return the activations of one layer for every row of x (N, n_in): the notes' features.
 
         Args:
-            x: rows, on this model's device or on the host.
+            x: rows, on this model's device or on the host; SciPy's sparse matrices, too.
             layer: 0 is the input itself, 1 the first layer, ...; negative counts from the end:
                 -1 is the output and -2 the last hidden layer.
             scale: what x is multiplied by first, a few thousand rows at a time.
@@ -131,6 +132,8 @@ class Sequential:
         last = len(self.layers)
         if not -last - 1 <= layer <= last:
             raise IndexError(f"layer must lie in {-last - 1}..{last}, got {layer}")
+        if is_sparse(x):
+            x = SparseRows(x, self.backend.dtype)
         # copies, so that a backward pass that is still to come finds what its forward pass kept
         chosen = [copy(one) for one in self.layers[: layer % (last + 1)]]
         backend = RecordingBackend(self.backend, Workspace(self.backend))

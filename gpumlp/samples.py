@@ -7,6 +7,7 @@ import numpy as np
 from .backend import Array, Backend
 from .losses import Loss
 from .model import Sequential
+from .sparse import SparseRows, is_sparse
 
 BLOCK_ROWS = 4096
 
@@ -15,7 +16,8 @@ BLOCK_ROWS = 4096
 class Samples:
     """Rows of data as training and evaluation take them, all on one device.
 
-    ``x`` (N, D), which still is to be multiplied by ``scale`` where it holds bytes (uint8), and
+    ``x`` (N, D), which still is to be multiplied by ``scale`` where it holds bytes (uint8), or
+    `SparseRows`, and
     ``target`` (N,) or (N, K), as the loss takes it; ``sample_weight`` (N,) or None is what a row
     counts in metrics, ``loss_weight`` (N,) or None what its loss counts: the sample weight times
     the weight of its class.
@@ -42,6 +44,7 @@ def as_samples(
     """Move rows x (N, D), targets and weights to the model's device, or say what does not fit.
 
     x is multiplied by `scale`: bytes (uint8) only when a batch is taken, till then they stay bytes.
+    SciPy's sparse matrices stay sparse, too.
 
     Raises ValueError, which names the array with `part` before it: for other shapes and lengths,
     for values that are no numbers or not finite, for targets that the loss does not take, and for
@@ -55,7 +58,7 @@ def as_samples(
     ValueError: x has nan at row 0, column 1 (counted from 0)
     """
     backend = model.backend
-    x = _numbers(f"{part}x", x, backend, keep_bytes=True)
+    x = _numbers(f"{part}x", x, backend, keep=True)
     if x.dtype != np.uint8 and scale != 1:
         with np.errstate(over="ignore"):  # reported below
             x, scale = x * scale, 1.0
@@ -131,13 +134,20 @@ def _target(name: str, y: Array, x: Array, model: Sequential, loss: Loss) -> Arr
     return target
 
 
-def _numbers(name: str, array: Array, backend: Backend, keep_bytes: bool = False) -> Array:
-    """Return the array in the backend's type, or bytes; its values are numbers, and finite ones."""
+def _numbers(name: str, array: Array, backend: Backend, keep: bool = False) -> Array:
+    """Return the array in the backend's type; its values are numbers, and finite ones.
+
+    With `keep`, bytes stay bytes and sparse matrices sparse.
+    """
     try:
+        if is_sparse(array) and keep:
+            array = SparseRows(array, backend.dtype)
+            _check_finite(name, array, backend)
+            return array
         given = backend.xp.asarray(array)
         if given.dtype.kind not in "buif":
             raise TypeError(f"got {given.dtype}")
-        if keep_bytes and given.dtype == np.uint8:
+        if keep and given.dtype == np.uint8:
             return given
         with np.errstate(over="ignore"):  # what becomes infinite is found below
             array = backend.asarray(given)
@@ -149,6 +159,12 @@ def _numbers(name: str, array: Array, backend: Backend, keep_bytes: bool = False
 
 def _check_finite(name: str, array: Array, backend: Backend) -> None:
     """Raise ValueError with the first place that is not finite; needs no memory where all are."""
+    if isinstance(array, SparseRows):
+        found = array.not_finite()
+        if found is not None:
+            value, (row, column) = found
+            raise ValueError(f"{name} has {value} at row {row}, column {column} (counted from 0)")
+        return
     if not array.size or array.dtype.kind != "f":
         return
     if array.flags.c_contiguous:

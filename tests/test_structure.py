@@ -17,7 +17,7 @@ import gpumlp
 from gpumlp.backend import OPERATIONS, Backend, RecordingBackend
 
 ROOT = Path(gpumlp.__file__).parent
-OPTIONAL = ("cupy", "sklearn")  # what a module may need that a plain installation lacks
+OPTIONAL = ("cupy", "scipy", "sklearn")  # what a module may need that a plain installation lacks
 SCRIPTS = {"gpumlp.data.make_builtin", "gpumlp.__main__"}
 
 # Each module may import those above it. What is not listed here comes later than all of them.
@@ -55,6 +55,7 @@ LAYERS = [
     "gpumlp.initializers",
     "gpumlp.parameters",
     "gpumlp.layers",
+    "gpumlp.sparse",
     "gpumlp.model",
     "gpumlp.losses",
     "gpumlp.ranges",

@@ -20,6 +20,7 @@ from ..model import Sequential
 from ..optimizers import EVERYTHING, Optimizer
 from ..parameters import accumulating_sink, gradient_sink
 from ..randomness import dropout_keys, permutation
+from ..sparse import SparseRows
 from .early import EarlyUpdates
 
 
@@ -28,7 +29,7 @@ class Batches:
     """The rows of the training data in the order of an epoch.
 
     Args:
-        x, target: the data on the device: (N, D), and (N,) or (N, K).
+        x, target: the data on the device: (N, D), and (N,) or (N, K). x may be `SparseRows`.
         weight: what each row's loss counts, (N,); None: 1.
         host_weight: the same on the host.
         count_weight: what a row counts in the accuracy, (N,); None: as in `weight`.
@@ -133,7 +134,7 @@ class TrainingStep:
         self.model, self.loss, self.optimizer, self.batches = model, loss, optimizer, batches
         self.backend: Backend = model.backend
         optimizer.bind(model.flat, self.backend)
-        if batches.whole and batches.x.dtype == np.uint8:
+        if batches.whole and (batches.x.dtype == np.uint8 or isinstance(batches.x, SparseRows)):
             batches.x = self.backend.asarray(batches.x) * batches.scale
         self.loss_scale = optimizer.loss_scale
         alone = batches.accumulate == 1 and self.loss_scale is None
