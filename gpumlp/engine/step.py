@@ -165,10 +165,11 @@ class TrainingStep:
         """Upload what this epoch's steps need; `factors` multiply the learning rate, (steps,)."""
         backend, batches = self.backend, self.batches
         table = self.optimizer.table(factors, first_step)
-        keys = dropout_keys(self.model.seed, len(self.model.layers), first_step, batches.steps)
+        if self.model.has_dropout:
+            keys = dropout_keys(self.model.seed, len(self.model.layers), first_step, batches.steps)
+            self._key_table[...] = backend.asarray(keys, np.uint32)
         with np.errstate(over="ignore"):  # a rate out of range makes the run diverge, which is said
             self._table[...] = backend.asarray(table)
-        self._key_table[...] = backend.asarray(keys, np.uint32)
         self._order[...] = backend.asarray(batches.order(epoch), np.int64)
         self.rewind()
 
