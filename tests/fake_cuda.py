@@ -61,6 +61,12 @@ class DeviceArray(np.ndarray):
     def data(self):
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.__array_interface__, "version": 3}
+
+    device = SimpleNamespace(id=0)
+
     def get(self):
         not_in_capture("a copy to the host")
         return np.array(self)

@@ -194,7 +194,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
         if labels != self._multilabel:
             raise ValueError("y is one class a row in one place and several labels in another")
         if labels:
-            return y.astype(np.float64)
+            return (y != 0).astype(np.float64)
         self._check_classes(found)
         index = np.searchsorted(self.classes_, y)
         return index.astype(np.float64)[:, None] if len(self.classes_) == 2 else index
@@ -223,6 +223,13 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
             return None
         if self._multilabel:
             raise ValueError("class_weight needs one class a row, y has several labels")
+        if isinstance(self.class_weight, dict):
+            unknown = [c for c in self.class_weight if c not in self.classes_.tolist()]
+            if unknown:
+                raise ValueError(
+                    f"class_weight names {unknown[0]!r}, which is no class; "
+                    f"the classes are {self.classes_.tolist()}"
+                )
         return compute_class_weight(self.class_weight, classes=self.classes_, y=np.asarray(y))
 
     def _stratify(self, target: Any) -> Any:
