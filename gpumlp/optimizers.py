@@ -68,6 +68,7 @@ class Optimizer:
         self.steps = 0
         self.state: dict[str, Array] = {}
         self.loss_scale: LossScale | None = None
+        self._ranges: list[tuple[slice, float]] = []  # weights of equal decay
         self._decays: list[float] = []
         self._flat: FlatParameters | None = None
 
@@ -83,7 +84,8 @@ class Optimizer:
             state = {slot: backend.zeros(flat.values.shape) for slot in self.slots}
             self.loss_scale = LossScale(backend) if backend.precision.scales_loss else None
             self._flat, self.steps, self.state = flat, 0, state  # all, or nothing without memory
-        self._decays = sorted({decay for _, decay in flat.decay_ranges(self.weight_decay)})
+        self._ranges = list(flat.decay_ranges(self.weight_decay))
+        self._decays = sorted({decay for _, decay in self._ranges})
         self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
 
     @property
@@ -207,7 +209,7 @@ class Optimizer:
         first, end, _ = part.indices(len(self.flat.values))
         ranges = [
             (slice(max(whole.start, first), min(whole.stop, end)), decay)
-            for whole, decay in self.flat.decay_ranges(self.weight_decay)
+            for whole, decay in self._ranges
         ]
         return [(one, decay) for one, decay in ranges if one.start < one.stop]
 
