@@ -5,12 +5,24 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, train
-from .commands import configs, doctor, explain, features, fetch, gradcheck, parity
+from .commands import (
+    configs,
+    doctor,
+    explain,
+    export,
+    features,
+    fetch,
+    gradcheck,
+    import_state,
+    parity,
+)
 from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
+    "export": (export, "write a model as ONNX or as a PyTorch state_dict"),
+    "import": (import_state, "give a run's model the weights of a PyTorch state_dict"),
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),
     "parity": (parity, "compare every way to run a configuration here, step by step"),

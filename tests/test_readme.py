@@ -40,6 +40,11 @@ def without_blocks(text):
 
 
 PYTHON = blocks(README, "python", "py")
+FILES = {  # the configurations that a reader is asked to write, by the name in their first line
+    code.partition("\n")[0].lstrip("# "): code
+    for _, code in blocks(README, "toml")
+    if code.startswith("# ")
+}
 SHELL = blocks(README, "", "sh", "bash", "console", "shell")
 EVERY = [line for _, code in blocks(README, "sh") for line in code.splitlines() if line.strip()]
 # their quick forms are run by tests of their own (tests/test_benchmark*.py): minutes, all together
@@ -85,26 +90,24 @@ def test_there_is_python_to_run():
     assert README.count("```python") == len(PYTHON)
 
 
-@pytest.mark.parametrize("line", [line for line, _ in PYTHON])
-def test_each_python_block_runs(line, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    code = dict(PYTHON)[line]
-    # blank lines in front, so that a traceback has the README's line numbers
-    exec(compile("\n" * (line - 1) + code, str(ROOT / "README.md"), "exec"), {"__name__": "readme"})
-    if "print(" in code:
-        assert capsys.readouterr().out
-
-
 # ------------------------------------------------------------------- every command, verbatim
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Where the README's reader works, with the files that the README asks for."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "houses.csv").write_text(HOUSES)
+    for name, code in FILES.items():
+        (folder / name).write_text(code, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(folder):
     """Each line of the README's sh blocks, run by a shell in their order in one folder."""
     if shutil.which("bash") is None:
         pytest.skip("no bash here")
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "houses.csv").write_text(HOUSES)
     for name in ("benchmarks", "configs"):
         (folder / name).symlink_to(ROOT / name)
     programs = folder / "bin"
@@ -130,6 +133,17 @@ def ran(tmp_path_factory):
 
 def test_there_are_commands_to_run():
     assert len(LINES) > 10
+
+
+@pytest.mark.parametrize("line", [line for line, _ in PYTHON])
+def test_each_python_block_runs(line, folder, ran, monkeypatch, capsys):
+    """Where the commands have left their files."""
+    monkeypatch.chdir(folder)
+    code = dict(PYTHON)[line]
+    # blank lines in front, so that a traceback has the README's line numbers
+    exec(compile("\n" * (line - 1) + code, str(ROOT / "README.md"), "exec"), {"__name__": "readme"})
+    if "print(" in code:
+        assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", LINES)

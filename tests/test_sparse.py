@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-scipy = pytest.importorskip("scipy", reason="SciPy is not installed (extra sklearn)")
+pytest.importorskip("scipy", reason="SciPy is not installed (extra sklearn)")
 
 from fake_cuda import FakeCudaBackend
 from scipy import sparse

@@ -14,15 +14,19 @@ from .types import Array
 SUFFIXES = (".npy", ".npz", ".csv")
 
 
-def check_output(path: Path, option: str, overwrite: bool) -> None:
+def check_output(
+    path: Path, option: str, overwrite: bool, suffixes: Sequence[str] = SUFFIXES
+) -> None:
     """Raise ConfigError, which names the option, unless `path` can be written as wanted.
 
     >>> check_output(Path("features.txt"), "--out", False)
     Traceback (most recent call last):
     gpumlp.errors.ConfigError: --out features.txt: must end in .npy, .npz or .csv
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{option} {path}: must end in .npy, .npz or .csv")
+    if path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        allowed = f"{', '.join(others)} or {last}" if others else last
+        raise ConfigError(f"{option} {path}: must end in {allowed}")
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder")
     if path.exists() and not overwrite:
