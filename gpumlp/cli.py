@@ -8,6 +8,7 @@ from . import __version__, train
 from .commands import (
     configs,
     doctor,
+    evaluate,
     explain,
     export,
     features,
@@ -15,11 +16,14 @@ from .commands import (
     gradcheck,
     import_state,
     parity,
+    predict,
 )
 from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
+    "evaluate": (evaluate, "metrics of a model on any data, as a gate on request"),
+    "predict": (predict, "classes, probabilities or values for any data"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
     "export": (export, "write a model as ONNX or as a PyTorch state_dict"),
     "import": (import_state, "give a run's model the weights of a PyTorch state_dict"),

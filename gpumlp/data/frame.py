@@ -97,17 +97,22 @@ class Frame:
 
 
 def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]:
-    """Return the names as a list; raises DataError for one that is not there, and suggests.
+    """Return the names as a list; raises DataError for all that are not there, and suggests.
 
     >>> choose(["hight"], ["age", "height"], "my.csv")
     Traceback (most recent call last):
     gpumlp.errors.DataError: my.csv: no column "hight"; it has age, height; did you mean "height"?
     """
     known = set(there)
-    for name in names:
-        if name not in known:
-            close = get_close_matches(name, there, n=1)
-            near = f'; did you mean "{close[0]}"?' if close else ""
-            shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
-            raise DataError(f'{source}: no column "{name}"; it has {shown}{near}')
+    missing = [name for name in dict.fromkeys(names) if name not in known]
+    if missing:
+        close = [near for name in missing for near in get_close_matches(name, there, n=1)]
+        near = f"; did you mean {' and '.join(map(_quoted, close))}?" if close else ""
+        shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+        what = f"column{'s' * (len(missing) > 1)} {', '.join(map(_quoted, missing))}"
+        raise DataError(f"{source}: no {what}; it has {shown}{near}")
     return list(names)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

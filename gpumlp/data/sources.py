@@ -11,7 +11,7 @@ from ..errors import DataError
 from .builtin import load_builtin
 from .csv_file import read_csv
 from .features import Features, inputs
-from .frame import Frame
+from .frame import Frame, Text
 from .idx import read_idx
 from .mnist import load_mnist
 from .npy import read_npy
@@ -124,6 +124,35 @@ def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, s
         array, named = features.encode(Frame.from_array(array, source))
         return checked_x(array, "x", named), named
     return checked_x(array, "x", source), source
+
+
+def load_labelled(source: str, data: Settings, features: Features) -> Table:
+    """Return the table of any source with its targets, whose columns are those of a model.
+
+    MNIST stands for its test part. Raises as `load`.
+    """
+    kind = kind_of(source)
+    _refuse_arrays(kind)
+    if kind in ("mnist", "builtin"):
+        _refuse_nameless(source, features)
+    if kind == "mnist":
+        return check(Table(*load_mnist(data.path)[1], source=source))
+    if kind == "builtin":
+        return check(Table(*load_builtin(source.partition(":")[2]), source=source))
+    return _load_file(data, source, data.target, features)
+
+
+def load_cells(source: str, data: Settings, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return columns of a csv file as they stand there, "" for an empty cell; raises as `load`."""
+    if kind_of(source) != "csv":
+        raise DataError(f"{source}: only csv files have columns to keep")
+    frame = read_csv(Path(source), source, names, names)
+    columns = zip(names, frame.pick(names), strict=True)
+    return {
+        name: [column.values[code] if code >= 0 else "" for code in column.codes]
+        for name, column in columns
+        if isinstance(column, Text)
+    }
 
 
 def _load_file(
