@@ -19,14 +19,13 @@ def check_output(
 ) -> None:
     """Raise ConfigError, which names the option, unless `path` can be written as wanted.
 
-    Raises FileError where there is no folder to write it in.
-
     >>> check_output(Path("features.txt"), "--out", False)
     Traceback (most recent call last):
     gpumlp.errors.ConfigError: --out features.txt: must end in .npy, .npz or .csv
     """
     if path.suffix.lower() not in suffixes:
-        allowed = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
+        *others, last = suffixes
+        allowed = f"{', '.join(others)} or {last}" if others else last
         raise ConfigError(f"{option} {path}: must end in {allowed}")
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder")
