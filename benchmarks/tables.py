@@ -3,8 +3,8 @@
 A table stands between `<!-- table: amd-epyc-2-cores/training.json -->` and `<!-- end -->`, the file
 being one of benchmarks/results/. `--check` writes nothing, and exits 1 where the README differs
 from what the files say. Which table a file gives depends on who wrote it: training.py,
-cpu_vs_gpu.py, kernels.py, time_to_accuracy.py, footprint.py, wide_vs_deep.py, precisions.py or
-configs.py.
+cpu_vs_gpu.py, kernels.py, time_to_accuracy.py, footprint.py, wide_vs_deep.py, precisions.py,
+estimators.py or configs.py.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from device_report import compact
-from report import OURS, Row, kernel_label, precision_rows
+from report import OURS, Row, kernel_label, precision_rows, span_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,6 +39,10 @@ FOOTPRINT = {
     "disk": "on the disk, MB",
 }
 ERROR = "Error on test rows, mean over the seeds: RMSE (curve), share misclassified (others)."
+ESTIMATORS = (
+    "Score: mean over the seeds of accuracy (diabetes: R²) on test rows; ratio: seconds of a fit / "
+    "those of gpumlp in the same round; bold: gpumlp is behind."
+)
 OPENED = re.compile(r"<!-- table:")
 
 
@@ -67,6 +71,8 @@ def table(results: Path, name: str) -> str:
             lines, legend = accuracy_lines(rows), [ACCURACY]
         elif rows[0].get("what") in FOOTPRINT:
             lines, legend = footprint_lines(rows), [NEEDS]
+        elif rows[0].get("what") == "estimator":
+            lines, legend = estimator_lines(rows), [ESTIMATORS]
         elif "speed_up" in rows[0]:
             head, cells, legend = compact(rows)
             lines = [*header(head), *map(line, cells)]
@@ -191,6 +197,28 @@ def config_lines(rows: Sequence[Row]) -> list[str]:
         seconds = digits(row["seconds"]["median"])
         count = f"{row['parameters']:,}"
         lines.append(line([row["config"], count, str(len(row["seeds"])), metric, *found, seconds]))
+    return lines
+
+
+def estimator_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each data set: scores, epochs and seconds of a fit, ours and theirs."""
+    both = [f"{system}: score, epochs, s".split(", ") for system in (OURS, "scikit-learn")]
+    lines = header(
+        ["data, rows to train on", *both[0], *both[1], "difference", "ratio (min to max)"]
+    )
+    for data in dict.fromkeys(row["data"] for row in rows):
+        ours, theirs = sorted(
+            (row for row in rows if row["data"] == data), key=lambda row: row["system"] != OURS
+        )
+        cells = [f"{data}, {ours['rows'][0]:,}"]
+        for row in (ours, theirs):
+            seconds = digits(row["seconds"]["median"])
+            cells += [f"{row['score']:.4f}", span_of(row["iterations"]), seconds]
+        difference, ratio = ours["score"] - theirs["score"], theirs["ratio"]
+        least, most = theirs["ratios"]
+        cells.append(f"{difference:+.4f}" if difference >= 0 else f"**{difference:+.4f}**")
+        shown = f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"
+        lines.append(line([*cells, f"{shown} ({least:.2f} to {most:.2f})"]))
     return lines
 
 

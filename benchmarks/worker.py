@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from time import perf_counter, process_time
@@ -42,12 +43,15 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A system's process; `about` holds its versions, its threads and its import time."""
+    """A system's process; `about` holds its versions, its threads and its import time.
 
-    def __init__(self, system: str) -> None:
+    `script` is run as the other end, and calls `serve`.
+    """
+
+    def __init__(self, system: str, script: str = __file__) -> None:
         self.system = system
         self._process = subprocess.Popen(
-            [sys.executable, __file__, system],
+            [sys.executable, script, system],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -179,17 +183,17 @@ class Served:
         return {"gb_per_s": 2e-9 * arrays[1].nbytes / best}
 
 
-def serve(system: str) -> None:
-    """Answer commands until the parent closes the pipe."""
+def serve(system: str, kind: Callable[[str], Any] = Served) -> None:
+    """Answer commands, which are the methods of a `kind`, until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     # what a library prints must not come between the replies
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    served: Served | None = None
+    served: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            served = served or Served(system)
+            served = served or kind(system)
             reply = getattr(served, request.pop("command"))(**request)
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}

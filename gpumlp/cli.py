@@ -15,6 +15,7 @@ from .commands import (
     fetch,
     gradcheck,
     import_state,
+    lr_find,
     parity,
     predict,
 )
@@ -22,6 +23,7 @@ from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
+    "lr-find": (lr_find, "find a learning rate by a test of some hundred steps"),
     "evaluate": (evaluate, "metrics of a model on any data, as a gate on request"),
     "predict": (predict, "classes, probabilities or values for any data"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),

@@ -273,9 +273,8 @@ def test_an_installed_wheel_reads_its_own_configurations(installed, tmp_path):
 
 def test_an_installed_wheel_passes_the_documented_example(installed, tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(
-        r"^```python\n(import numpy.*?from gpumlp import.*?)^```", readme, re.M | re.S
-    )[1]
+    block = r"^```python\n(import numpy.*?from gpumlp import.*?)^```"
+    code = re.search(block, readme, re.M | re.S)[1]
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     assert "accuracy" in output_of([installed / "python", "-I", "example.py"], tmp_path)
 
