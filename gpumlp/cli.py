@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, train
-from .commands import configs, doctor, explain, features, fetch, gradcheck, parity
+from .commands import configs, doctor, explain, features, fetch, gradcheck, parity, report
 from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
+    "report": (report, "write one HTML page of a run, with its pictures inside"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),

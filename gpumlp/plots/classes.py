@@ -49,7 +49,7 @@ def _write_cells(axes: Axes, matrix: np.ndarray, share: np.ndarray) -> None:
     size = 10 if len(matrix) <= 4 else 7 if len(matrix) <= 10 else 6
     for (row, column), number in np.ndenumerate(matrix):
         if number:
-            color = "white" if share[row, column] > 0.6 else "black"
+            color = "white" if share[row, column] > 0.7 else "black"
             rows = f"{number:,}" if number < 10_000 else f"{number / 1000:,.0f}k"
             text = f"{rows}\n{percent(float(share[row, column]))}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)

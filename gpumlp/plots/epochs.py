@@ -11,6 +11,7 @@ from .style import GREY, TRAINING, VALIDATION, Axes, Figure, new_figure
 
 LEGEND_LAYERS = 12
 MARKED_EPOCHS = 40
+FALLING = 20
 
 
 def history(name: str, records: Sequence[Record], best_epoch: int | None) -> Figure:
@@ -72,7 +73,10 @@ def learning_rate(name: str, records: Sequence[Record]) -> Figure:
     figure, (axes,) = new_figure(name, "learning rate", (4.8, 3.0))
     rates = _over_epochs(axes, records, "lr", TRAINING, "")
     axes.set_ylabel("at the end of the epoch")
-    _scale(axes, rates)
+    known = rates[rates > 0]
+    # a logarithm for what falls all the time, not for a cosine, whose very end is next to nothing
+    falling = len(known) > 0 and float(known.max() / np.quantile(known, 0.25)) > FALLING
+    _scale(axes, rates, ratio=1 if falling else np.inf)
     return figure
 
 

@@ -144,6 +144,11 @@ class _Colours:
             self.values = predictions.values()[0][rows, 0]
             outputs = np.asarray(predictions.target).reshape(len(predictions.target), -1).shape[1]
             self.label = "true value" if outputs == 1 else "true value of output 1"
+        finite = self.values[np.isfinite(self.values)]
+        # one far value must not hide the differences of the others
+        ends = [0.02, 0.98] if task == "regression" and len(finite) > 50 else [0, 1]
+        self.limits = np.quantile(finite, ends) if len(finite) else (0.0, 1.0)
+        self.extend = "both" if ends[0] else "neither"
         self._drawn: Any = None
 
     def scatter(self, axes: Axes, scores: Floats, known: np.ndarray) -> None:
@@ -159,9 +164,7 @@ class _Colours:
                 if len(chosen) and len(self.classes) > len(CLASSES):
                     self._name(axes, np.median(chosen, axis=0), self.classes[label])
             return
-        low, high = np.quantile(self.values, [0.02, 0.98])  # one far value must not hide the rest
-        if low == high:
-            low, high = float(self.values.min()), float(self.values.max())
+        low, high = self.limits
         style = {"c": values, "s": size, "alpha": 0.75, "cmap": "viridis", "linewidths": 0}
         self._drawn = axes.scatter(*scores.T, vmin=low, vmax=high, **style)
 
@@ -194,4 +197,6 @@ class _Colours:
             names = [shortened(name, 14) for name in self.classes]
             figure.legend(marks, names, loc="outside right center", fontsize=8)
         elif self._drawn is not None:
-            figure.colorbar(self._drawn, ax=panels, label=self.label, shrink=0.8, extend="both")
+            figure.colorbar(
+                self._drawn, ax=panels, label=self.label, shrink=0.8, extend=self.extend
+            )
