@@ -64,10 +64,9 @@ def principal_components(values: Array) -> tuple[Floats, Floats]:
     ([-2.0, 0.0, 2.0], [1.0, 0.0])
     """
     values = np.asarray(values, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = float(abs(values).max(initial=0.0)) or 1.0
-        centred = values / size
-        centred = centred - centred.mean(axis=0)
+    size = float(abs(values).max(initial=0.0)) or 1.0  # so that no square overflows
+    centred = values / size
+    centred -= centred.mean(axis=0)
     n, d = centred.shape
     product = centred.T @ centred if d <= n else centred @ centred.T
     variance, vectors = np.linalg.eigh(product)
@@ -81,7 +80,8 @@ def principal_components(values: Array) -> tuple[Floats, Floats]:
         vectors = centred.T @ vectors / np.sqrt(np.maximum(variance[:2], 1e-30 * total))
     for i, axis in enumerate(vectors.T):
         sign = 1.0 if axis[abs(axis).argmax()] >= 0 else -1.0
-        scores[:, i] = centred @ axis * (sign * size)
+        with np.errstate(over="ignore"):
+            scores[:, i] = centred @ axis * (sign * size)
         shares[i] = variance[i] / total
     return scores, shares
 
@@ -133,8 +133,9 @@ class _Colours:
     def __init__(self, task: str, predictions: Predictions) -> None:
         rows = shown_rows(len(predictions.target))
         self.classes = tuple(predictions.classes)
-        self.named = task in ("multiclass", "binary") and len(self.classes) <= NAMED_CLASSES
-        if task in ("multiclass", "binary"):
+        one_class = task in ("multiclass", "binary")
+        self.named = one_class and 0 < len(self.classes) <= NAMED_CLASSES
+        if one_class:
             self.values = labels(np.asarray(predictions.target)[rows]).astype(np.float64)
             self.label = "class (its number, counted from 0)"
         elif task == "multilabel":
@@ -184,18 +185,13 @@ class _Colours:
             from matplotlib.lines import Line2D
 
             marks = [
-                Line2D(
-                    [],
-                    [],
-                    linestyle="",
-                    markersize=5,
-                    marker=MARKERS[i // len(CLASSES)],
-                    color=CLASSES[i % len(CLASSES)],
-                )
-                for i in range(len(self.classes))
+                Line2D([], [], linestyle="", markersize=5, marker=marker, color=colour)
+                for marker in MARKERS
+                for colour in CLASSES
             ]
             names = [shortened(name, 14) for name in self.classes]
-            figure.legend(marks, names, loc="outside right center", fontsize=8)
+            style = {"loc": "outside right center", "fontsize": 8, "ncols": 1 + (len(names) > 12)}
+            figure.legend(marks[: len(names)], names, **style)
         elif self._drawn is not None:
             figure.colorbar(
                 self._drawn, ax=panels, label=self.label, shrink=0.8, extend=self.extend
