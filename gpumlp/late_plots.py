@@ -16,7 +16,9 @@ def draw_late(run: RunFiles) -> tuple[dict[str, bytes], str]:
     task = None if run.config is None else run.config.model.task
     pictured = Pictured(run.name, task, run.records, run.best_epoch)
     if run.model is None:
-        return draw(pictured), "without a model only the course of training can be drawn"
+        drawn = draw(pictured)
+        what = "only the course of training can be drawn" if drawn else "there is nothing to draw"
+        return drawn, f"without a model {what}"
     predictions, lacking = None, ""
     try:
         predictions = _predictions(run, run.model)

@@ -196,6 +196,14 @@ def test_without_early_stopping_the_lowest_validation_loss_is_marked():
     assert list(lines_of(history("run", without, None).axes[0])) == ["training"]
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_best_epoch_without_a_finite_value_says_so(value):
+    records = [{"epoch": i, "loss": 1.0, "val_loss": 1 / i, "val_auc": value} for i in (1, 2)]
+    shown = figure_texts(history("run", records, 2))
+    assert "not finite in epoch 2" in shown
+    assert "no finite value" in shown
+
+
 def test_all_metrics_of_a_task_have_a_panel_each():
     metrics = ("accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc")
     record = {"epoch": 1, "loss": 0.5} | {f"val_{name}": 0.5 for name in metrics}
@@ -210,6 +218,20 @@ def test_all_metrics_of_a_task_have_a_panel_each():
 def test_the_loss_is_drawn_over_a_logarithm_where_that_shows_more(losses, scale):
     records = [{"epoch": i, "loss": value} for i, value in enumerate(losses, 1)]
     assert history("run", records, None).axes[0].get_yscale() == scale
+
+
+@pytest.mark.parametrize(
+    ("rates", "scale"),
+    [
+        (0.5 + 0.5 * np.cos(np.linspace(0, 3.14, 40)), "linear"),  # ends next to nothing
+        (0.8 ** np.arange(40), "log"),
+        (np.ones(40), "linear"),
+        (np.zeros(40), "linear"),
+    ],
+)
+def test_a_rate_that_falls_all_the_time_is_drawn_over_a_logarithm(rates, scale):
+    records = [{"epoch": i, "lr": float(rate)} for i, rate in enumerate(rates, 1)]
+    assert learning_rate("run", records).axes[0].get_yscale() == scale
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 41, 1000])

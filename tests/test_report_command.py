@@ -157,7 +157,8 @@ def runs(folder):
 @pytest.fixture
 def copied(runs, tmp_path):
     """A copy of a small run, to be changed."""
-    return shutil.copytree(runs("multilabel"), tmp_path / "run")
+    page = shutil.ignore_patterns("report.html")
+    return shutil.copytree(runs("multilabel"), tmp_path / "run", ignore=page)
 
 
 @pytest.fixture
@@ -313,6 +314,7 @@ def test_a_diverged_run_has_its_reason(folder, report, tmp_path):
     assert "diverged" in found.text
     assert "Try a smaller learning rate" in found.text
     assert "No epoch was recorded" in found.text
+    assert "without a model there is nothing to draw" in found.text
     assert not (run / "plots").exists()
 
 
@@ -351,6 +353,17 @@ def test_what_is_drawn_later_is_what_the_training_drew(runs):
     # norms before the first step are in no file
     assert {stem for stem, png in drawn.items() if png != run.plots[stem]} == {"gradient_norms"}
     assert set(drawn) == set(run.plots)
+
+
+def test_plots_that_cannot_be_kept_are_on_the_page_all_the_same(copied, report):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    shutil.rmtree(copied / "plots", ignore_errors=True)
+    (copied / "plots").write_text("mine")
+    assert report(copied)[0] == 0
+    found = check((copied / "report.html").read_text(encoding="utf-8"))
+    assert "plots could not be kept" in found.text
+    assert len(found.images()) == 5
+    assert (copied / "plots").read_text() == "mine"
 
 
 def test_a_plot_that_fails_costs_no_page(copied, report, monkeypatch):

@@ -62,7 +62,9 @@ def _title(axes: Axes, quantity: str, best: Record | None, why: str) -> None:
     if key not in best:
         key, color = quantity, TRAINING
     if key in best:
-        value = f"{best[key]:.4g} in epoch {best['epoch']}"
+        known = best[key] is not None and np.isfinite(best[key])
+        value = f"{best[key]:.4g}" if known else "not finite"
+        value = f"{value} in epoch {best['epoch']}"
         axes.set_title(value, loc="right", color=color, fontsize=9)
 
 
@@ -156,7 +158,9 @@ def _scale(axes: Axes, values: np.ndarray, ratio: float = 20, above_zero: bool =
 
     known = values[np.isfinite(values)]
     if not len(known):
-        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=GREY)
+        box = {"facecolor": "white", "edgecolor": "none"}  # over the line of the best epoch
+        place = {"transform": axes.transAxes, "ha": "center", "color": GREY, "bbox": box}
+        axes.text(0.5, 0.5, "no finite value", **place)
         return
     lowest, highest = float(known.min()), float(known.max())
     if lowest > 0 and highest / lowest > ratio and above_zero:
@@ -166,6 +170,7 @@ def _scale(axes: Axes, values: np.ndarray, ratio: float = 20, above_zero: bool =
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif lowest == highest:  # a flat line, without magnifying what is no difference
-        axes.set_ylim(*sorted((0.0, 2 * lowest or 1.0)))
+        share = 0.5 <= lowest <= 1  # as of accuracies, which end at 1
+        axes.set_ylim(*sorted((0.0, 1.05 if share else 2 * lowest or 1.0)))
     elif lowest < -1 and highest <= 1:  # r2 of the first epochs may be anything
         axes.set_ylim(-1, 1.05)

@@ -30,7 +30,8 @@ def predicted_against_true(name: str, predictions: Predictions) -> Figure:
             axes.remove()
             continue
         t, y = target[:, output], prediction[:, output]
-        axes.set_title(f"{_which(output, outputs)}R² = {_r2(t, y, predictions)}")
+        which = f"output {output + 1}: " if outputs > 1 else ""
+        axes.set_title(f"{which}R² = {_r2(t, y, predictions)}")
         known = np.concatenate([t, y[np.isfinite(y)]])
         ends = [float(known.min()), float(known.max())]
         axes.plot(ends, ends, **DASHED)
@@ -55,7 +56,13 @@ def residuals(name: str, predictions: Predictions) -> Figure:
     figure, panels = new_figure(name, what, (7.2, 2.9 * outputs + 0.5), outputs, 2)
     for output in range(outputs):
         over, often = panels[2 * output : 2 * output + 2]
-        _residuals(over, often, prediction[:, output], left[:, output], _which(output, outputs))
+        _residuals(
+            over,
+            often,
+            prediction[:, output],
+            left[:, output],
+            f"output {output + 1}" if outputs > 1 else "",
+        )
     return figure
 
 
@@ -69,16 +76,17 @@ def _residuals(
     over.scatter(prediction[::every], left[::every], **POINTS)
     over.set_xlabel("predicted value")
     over.set_ylabel("residual: true - predicted")
+    over.set_title(which)
     often.axvline(0, **DASHED)
     often.set_xlabel("residual: true - predicted")
     often.set_ylabel("rows")
     if not len(left):
-        over.set_title(f"{which}no finite value")
+        often.set_title("no finite value")
         return
     often.hist(left, bins=_bins(left), color=TRAINING, alpha=0.75, edgecolor="white", linewidth=0.5)
     with np.errstate(over="ignore"):
         mean, deviation = float(left.mean()), float(left.std())
-    often.set_title(f"{which}mean {mean:.3g}, standard deviation {deviation:.3g}")
+    often.set_title(f"mean {mean:.3g}, standard deviation {deviation:.3g}")
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
@@ -88,10 +96,6 @@ def _bins(values: np.ndarray) -> np.ndarray:
     if not high - low > 1e-9 * max(abs(low), abs(high)):  # no width that floats could divide
         low, high = low - max(abs(low), 1.0), high + max(abs(high), 1.0)
     return np.linspace(low, high, count + 1)
-
-
-def _which(output: int, outputs: int) -> str:
-    return f"output {output + 1}: " if outputs > 1 else ""
 
 
 def _r2(target: np.ndarray, prediction: np.ndarray, predictions: Predictions) -> str:

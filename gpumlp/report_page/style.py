@@ -34,7 +34,7 @@ p { margin: .5rem 0; overflow-wrap: anywhere; }
 .problems li { overflow-wrap: anywhere; white-space: pre-line; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { padding-bottom: .3rem; text-align: left; font-size: .9rem; }
+caption { padding-bottom: .3rem; text-align: left; font-size: .9rem; white-space: nowrap; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; }
 td { vertical-align: top; }
 thead th { font-size: .9rem; color: var(--quiet); font-weight: 600; white-space: nowrap; }
@@ -49,11 +49,12 @@ dl.long { grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)
 dl div { min-width: 0; }
 dt { font-size: .85rem; }
 dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.2rem; }
+.pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.2rem;
+  align-items: start; }
 figure { grid-column: 1 / -1; }
 figure.tall { grid-column: auto; grid-row: span 2; }
 figure.half { grid-column: auto; }
-@media (max-width: 50rem) { .pictures { grid-template-columns: minmax(0, 1fr); } }
+@media screen and (max-width: 50rem) { .pictures { grid-template-columns: minmax(0, 1fr); } }
 figure { margin: 0; padding: .8rem; border: 1px solid var(--line); border-radius: .5rem;
   background: var(--card); }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
@@ -67,14 +68,18 @@ details { margin: .6rem 0; border: 1px solid var(--line); border-radius: .4rem;
 summary { cursor: pointer; color: var(--link); font-weight: 600; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 footer { margin-top: 3rem; font-size: .85rem; color: var(--quiet); }
+@page { margin: 1.5cm; }
 @media print {
   :root { --paper: #fff; --card: #fff; --ink: #000; --quiet: #444; --line: #bbb; --code: #f5f5f5;
     --good: #000; --bad: #000; --wait: #000; --link: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; }
-  figure, tr, dl div, details, pre { break-inside: avoid; }
+  figure, tr, dl div { break-inside: avoid; }
+  figure { padding: .4rem; }
+  figure img { max-height: 9.5cm; width: auto; }
+  h2 { margin-top: 1.2rem; }
   h2 { break-after: avoid; }
   .wide, pre { overflow: visible; }
-  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 8pt; }
   details::details-content { content-visibility: visible; block-size: auto; opacity: 1; }
 }
 """
