@@ -18,12 +18,14 @@ from .commands import (
     lr_find,
     parity,
     predict,
+    report,
 )
 from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
     "lr-find": (lr_find, "find a learning rate by a test of some hundred steps"),
+    "report": (report, "write one HTML page of a run, with its pictures inside"),
     "evaluate": (evaluate, "metrics of a model on any data, as a gate on request"),
     "predict": (predict, "classes, probabilities or values for any data"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),

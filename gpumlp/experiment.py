@@ -123,7 +123,8 @@ class Experiment:
         name = next(name for name in ("test", "val", "train") if name in self.parts)
         part = self.parts[name]
         y = trainer.predict(part.x)
-        return Predictions(name, part.y, y, self.data.targets.classes, trainer.unscale)
+        classes, weight = self.data.targets.classes, part.sample_weight
+        return Predictions(name, part.y, y, classes, trainer.unscale, weight, part.x)
 
     def saved_model(self, trainer: Trainer) -> SavedModel:
         """Return the network with everything needed to use it on raw rows."""

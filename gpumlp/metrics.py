@@ -142,6 +142,29 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike, sample_weight: Weights = None)
     return float(np.mean([_area(positive, column, weight) for positive, column in columns]))
 
 
+def average_precision(labels: ArrayLike, scores: ArrayLike, sample_weight: Weights = None) -> float:
+    """Area under the precision-recall curve by steps: Σ_k (R_k - R_{k-1}) P_k.
+
+    P_k is the precision and R_k the recall of the samples that score at least the k-th highest
+    distinct score. Labels 0 or 1 (N,) with scores (N,). nan where no sample is positive, with some
+    weight, or a score is nan. Source: scikit-learn's average_precision_score.
+
+    >>> average_precision([0, 1, 1], [0.1, 0.9, 0.4])
+    1.0
+    >>> average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])  # 1/2 · 1 + 1/2 · 2/3
+    0.8333333333333333
+    """
+    target, values, weight = _rows(labels, scores, sample_weight)
+    _require_equal_shapes(target, values)
+    positive = _indices(target, 2)
+    if np.isnan(values).any() or not (weight * positive).any():
+        return float("nan")
+    rank = np.unique(-values, return_inverse=True)[1]
+    found, hits = np.bincount(rank, weight), np.bincount(rank, weight * positive)
+    precision = np.cumsum(hits) / np.maximum(np.cumsum(found), np.finfo(np.float64).tiny)
+    return float(hits @ precision / hits.sum())
+
+
 def confusion_matrix(labels: ArrayLike, predicted_labels: ArrayLike, classes: int) -> Integers:
     """Count the samples of each true class (row) predicted as each class (column): int64 (C, C).
 

@@ -1,13 +1,12 @@
 """What `train` says in words: what is about to be trained, and what came out."""
 
 from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from .data.prepare import Part
 from .experiment import Experiment
-from .wording import count, duration, number
+from .wording import count, duration, layer_sizes, number
 
 
 def introduction(experiment: Experiment) -> list[str]:
@@ -25,7 +24,7 @@ def introduction(experiment: Experiment) -> list[str]:
     return [
         f"{config.name}: {count(len(data.train.x), 'row')} to train on"
         f"{rows('to validate', data.val)}{rows('to test', data.test)}",
-        f"{count(sizes[0] or 0, 'feature')}{classes}; network {_shape(sizes)}"
+        f"{count(sizes[0] or 0, 'feature')}{classes}; network {layer_sizes(sizes)}"
         f"{activations}, {count(network.flat.count, 'parameter')}",
         f"{config.optimizer.name}, lr {config.optimizer.lr:g}"
         f"{'' if schedule == 'constant' else f' ({schedule})'}, "
@@ -42,16 +41,6 @@ def _device(experiment: Experiment) -> str:
     reason = f" (no CUDA: {why.split(';')[0]})" if why else ""
     emulated = name == "cpu" and experiment.backend.operand_format is not None
     return f"{name}{reason}, {precision}{' (emulated)' if emulated else ''}"
-
-
-def _shape(sizes: list[int | None]) -> str:
-    """Return layer sizes, equal neighbours together.
-
-    >>> _shape([64, 256, 10]), _shape([64, 32, 32, 32, 32, 10])
-    ('64-256-10', '64-(4×32)-10')
-    """
-    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
-    return "-".join(f"({n}×{size})" if n > 3 else "-".join([str(size)] * n) for size, n in runs)
 
 
 def details(environment: Mapping[str, Any], path: Path) -> str:

@@ -1,5 +1,8 @@
 """How numbers, counts, sizes and times are written for people."""
 
+from collections.abc import Sequence
+from itertools import groupby
+
 
 def number(value: float) -> str:
     """Return a number with four digits that count, short enough for a column.
@@ -46,3 +49,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def layer_sizes(sizes: Sequence[int | None]) -> str:
+    """Return layer sizes, equal neighbours together.
+
+    >>> layer_sizes([64, 256, 10]), layer_sizes([64, 32, 32, 32, 32, 10])
+    ('64-256-10', '64-(4×32)-10')
+    """
+    runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+    return "-".join(f"({n}×{size})" if n > 3 else "-".join([str(size)] * n) for size, n in runs)

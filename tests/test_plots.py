@@ -14,9 +14,11 @@ from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntr
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import Adam
 from gpumlp.plots import Predictions, plots_wanted, write_plots
+from gpumlp.plots.classes import confusion
 from gpumlp.plots.epochs import gradient_norms, history, learning_rate
-from gpumlp.plots.model import confusion, first_layer, predicted_against_true
+from gpumlp.plots.regression import predicted_against_true
 from gpumlp.plots.style import our_style, png
+from gpumlp.plots.weights import first_layer
 from gpumlp.trainer import History, Trainer
 
 LARGEST = 100_000  # bytes
@@ -47,7 +49,7 @@ def trained(sizes=(4, 5, 3), loss=SoftmaxCrossEntropy, epochs=2, norms=True, val
     trainer = Trainer(model, loss(), Adam(), callbacks=callbacks)
     trainer.fit(x, y, epochs=epochs, validation=(x, y) if validation else None)
     classes = CLASSES[: max(sizes[-1], 2)] if trainer.task != "regression" else ()
-    return trainer, Predictions("test", y, trainer.predict(x), classes)
+    return trainer, Predictions("test", y, trainer.predict(x), classes, x=x)
 
 
 def names(written):
@@ -82,16 +84,20 @@ def lines_of(axes):
     ("sizes", "loss", "more"),
     [
         ((144, 70, 3), SoftmaxCrossEntropy, {"first_layer.png", "confusion_matrix.png"}),
-        ((16, 5, 1), BinaryCrossEntropy, {"first_layer.png", "confusion_matrix.png"}),
+        (
+            (16, 5, 1),
+            BinaryCrossEntropy,
+            {"first_layer.png", "confusion_matrix.png", "thresholds.png"},
+        ),
         ((4, 5, 3), BinaryCrossEntropy, {"first_layer.png"}),
-        ((4, 3), MeanSquaredError, {"first_layer.png", "predictions.png"}),
-        ((101, 5, 1), MeanSquaredError, {"predictions.png"}),
+        ((4, 3), MeanSquaredError, {"first_layer.png", "predictions.png", "residuals.png"}),
+        ((101, 5, 1), MeanSquaredError, {"predictions.png", "residuals.png"}),
     ],
 )
 def test_each_task_has_its_plots_small_and_without_date_or_version(sizes, loss, more, tmp_path):
     trainer, predictions = trained(sizes, loss)
     written = write_plots(tmp_path / "plots", "run", trainer, predictions)
-    assert names(written) == ALWAYS | {"gradient_norms.png"} | more
+    assert names(written) == ALWAYS | {"gradient_norms.png", "features.png"} | more
     assert names((tmp_path / "plots").iterdir()) == names(written)
     for path in written:
         content = path.read_bytes()
@@ -190,6 +196,14 @@ def test_without_early_stopping_the_lowest_validation_loss_is_marked():
     assert list(lines_of(history("run", without, None).axes[0])) == ["training"]
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_best_epoch_without_a_finite_value_says_so(value):
+    records = [{"epoch": i, "loss": 1.0, "val_loss": 1 / i, "val_auc": value} for i in (1, 2)]
+    shown = figure_texts(history("run", records, 2))
+    assert "not finite in epoch 2" in shown
+    assert "no finite value" in shown
+
+
 def test_all_metrics_of_a_task_have_a_panel_each():
     metrics = ("accuracy", "top_3_accuracy", "macro_f1", "log_loss", "auc")
     record = {"epoch": 1, "loss": 0.5} | {f"val_{name}": 0.5 for name in metrics}
@@ -204,6 +218,20 @@ def test_all_metrics_of_a_task_have_a_panel_each():
 def test_the_loss_is_drawn_over_a_logarithm_where_that_shows_more(losses, scale):
     records = [{"epoch": i, "loss": value} for i, value in enumerate(losses, 1)]
     assert history("run", records, None).axes[0].get_yscale() == scale
+
+
+@pytest.mark.parametrize(
+    ("rates", "scale"),
+    [
+        (0.5 + 0.5 * np.cos(np.linspace(0, 3.14, 40)), "linear"),  # ends next to nothing
+        (0.8 ** np.arange(40), "log"),
+        (np.ones(40), "linear"),
+        (np.zeros(40), "linear"),
+    ],
+)
+def test_a_rate_that_falls_all_the_time_is_drawn_over_a_logarithm(rates, scale):
+    records = [{"epoch": i, "lr": float(rate)} for i, rate in enumerate(rates, 1)]
+    assert learning_rate("run", records).axes[0].get_yscale() == scale
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 41, 1000])
@@ -251,7 +279,12 @@ def test_the_confusion_matrix_counts_true_classes_in_rows():
     figure = confusion("run", Predictions("val", target, predicted, CLASSES))
     axes = figure.axes[0]
     cells = {t.get_position(): t.get_text() for t in axes.texts}
-    assert cells == {(0, 0): "2", (1, 0): "1", (1, 1): "2", (0, 2): "1"}
+    assert cells == {
+        (0, 0): "2\n67%",
+        (1, 0): "1\n33%",
+        (1, 1): "2\n100%",
+        (0, 2): "1\n100%",
+    }
     (image,) = axes.images
     assert np.allclose(image.get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1, 0, 0]])
     assert "run: 2 of 6 wrong (val part)" in figure_texts(figure)

@@ -11,6 +11,7 @@ from .style import GREY, TRAINING, VALIDATION, Axes, Figure, new_figure
 
 LEGEND_LAYERS = 12
 MARKED_EPOCHS = 40
+FALLING = 20
 
 
 def history(name: str, records: Sequence[Record], best_epoch: int | None) -> Figure:
@@ -61,7 +62,9 @@ def _title(axes: Axes, quantity: str, best: Record | None, why: str) -> None:
     if key not in best:
         key, color = quantity, TRAINING
     if key in best:
-        value = f"{best[key]:.4g} in epoch {best['epoch']}"
+        known = best[key] is not None and np.isfinite(best[key])
+        value = f"{best[key]:.4g}" if known else "not finite"
+        value = f"{value} in epoch {best['epoch']}"
         axes.set_title(value, loc="right", color=color, fontsize=9)
 
 
@@ -72,7 +75,10 @@ def learning_rate(name: str, records: Sequence[Record]) -> Figure:
     figure, (axes,) = new_figure(name, "learning rate", (4.8, 3.0))
     rates = _over_epochs(axes, records, "lr", TRAINING, "")
     axes.set_ylabel("at the end of the epoch")
-    _scale(axes, rates)
+    known = rates[rates > 0]
+    # a logarithm for what falls all the time, not for a cosine, whose very end is next to nothing
+    falling = len(known) > 0 and float(known.max() / np.quantile(known, 0.25)) > FALLING
+    _scale(axes, rates, ratio=1 if falling else np.inf)
     return figure
 
 
@@ -152,7 +158,9 @@ def _scale(axes: Axes, values: np.ndarray, ratio: float = 20, above_zero: bool =
 
     known = values[np.isfinite(values)]
     if not len(known):
-        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=GREY)
+        box = {"facecolor": "white", "edgecolor": "none"}  # over the line of the best epoch
+        place = {"transform": axes.transAxes, "ha": "center", "color": GREY, "bbox": box}
+        axes.text(0.5, 0.5, "no finite value", **place)
         return
     lowest, highest = float(known.min()), float(known.max())
     if lowest > 0 and highest / lowest > ratio and above_zero:
@@ -162,6 +170,7 @@ def _scale(axes: Axes, values: np.ndarray, ratio: float = 20, above_zero: bool =
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif lowest == highest:  # a flat line, without magnifying what is no difference
-        axes.set_ylim(*sorted((0.0, 2 * lowest or 1.0)))
+        share = 0.5 <= lowest <= 1  # as of accuracies, which end at 1
+        axes.set_ylim(*sorted((0.0, 1.05 if share else 2 * lowest or 1.0)))
     elif lowest < -1 and highest <= 1:  # r2 of the first epochs may be anything
         axes.set_ylim(-1, 1.05)

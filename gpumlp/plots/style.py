@@ -14,11 +14,15 @@ Axes: TypeAlias = Any
 
 # of Okabe and Ito (2008): told apart by colour-blind people, and in grey
 TRAINING, VALIDATION, GREY = "#0072B2", "#D55E00", "#666666"
+# ... and without their yellow, which white paper hides; more classes than colours: other markers
+CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "^", "s")
 STYLE = {
     "figure.dpi": 110,
     "font.size": 9,
     "figure.titlesize": 11,
     "axes.titlesize": 10,
+    "figure.facecolor": "white",  # opaque: on a dark page, too, the labels are black on white
     "axes.edgecolor": "#999999",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -78,3 +82,14 @@ def shortened(text: str, length: int) -> str:
     ('setosa', 'versi…')
     """
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def percent(share: float) -> str:
+    """Return a share as percent that says 0 % or 100 % only of none and all.
+
+    >>> [percent(share) for share in (1.0, 0.9999, 0.5, 0.001)]
+    ['100%', '>99%', '50%', '<1%']
+    """
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"

@@ -1,0 +1,61 @@
+"""`gpumlp report`: one HTML page of a run, with its pictures inside, that opens anywhere."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError, FileError
+from ..files import write_atomically
+from ..late_plots import draw_late
+from ..plots import plots_wanted, write_files
+from ..report_page import page
+from ..run_reading import RunFiles, read_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report` to a parser."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, finished or not")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="a new .html file; default: RUN/report.html"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file in --out")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page and print its path."""
+    read = read_run(options.run)
+    out = options.out or options.run / "report.html"
+    _check(out, options.overwrite)
+    plots, lacking = (read.plots, "") if read.plots else _drawn(read)
+    content = page(read, plots, lacking).encode()
+    write_atomically(out, content)
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def _check(path: Path, overwrite: bool) -> None:
+    """Raise ConfigError unless `path` can be written as wanted, FileError if it has no folder."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {path}: must end in .html")
+    if path.is_dir():
+        raise ConfigError(f"--out {path}: is a folder")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"--out {path}: is there already; --overwrite replaces it")
+    if not path.absolute().parent.is_dir():
+        raise FileError(f"{path.absolute().parent}: no such folder")
+
+
+def _drawn(read: RunFiles) -> tuple[dict[str, bytes], str]:
+    """Return plots drawn now, and what they lack; those of a run that has ended are kept."""
+    if not plots_wanted("auto"):
+        return {}, 'there are no plots; pip install "gpumlp[plot]" to have them drawn'
+    try:
+        plots, lacking = draw_late(read)
+    except Exception as error:
+        return {}, f"the plots could not be drawn: {error!r}"
+    if plots and read.summary is not None:  # those of one under way will be other ones soon
+        try:
+            write_files(read.path / "plots", plots)
+        except FileError as error:
+            lacking = "; ".join(filter(None, [lacking, f"plots could not be kept: {error}"]))
+    return plots, lacking
