@@ -16,7 +16,7 @@ Shapes: B rows (samples) in a batch, n units of a layer, C classes, P entries of
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from math import inf
 from time import perf_counter
@@ -44,6 +44,14 @@ Order = Literal["C", "F"]
 Call = Callable[[], None]  # an operation bound to its arguments
 Plan = list[Call]  # a recorded step
 SINGLE_THREADED = 2e6
+
+
+@cache
+def _linear_algebra() -> Any:
+    """Return what sets the threads of the BLAS in this process; finding it takes 5 ms."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _is(scalar: Scalar, value: float) -> bool:
@@ -138,9 +146,7 @@ class Backend(Updates):
         """
         if operations > SINGLE_THREADED:
             return nullcontext()
-        from threadpoolctl import threadpool_limits
-
-        limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+        limits: AbstractContextManager[Any] = _linear_algebra().limit(limits=1)
         return limits
 
     def _constant(self, kind: str | int, count: int) -> Array:

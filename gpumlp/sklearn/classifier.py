@@ -182,8 +182,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
 
     def _encode(self, y: Any, first: bool, classes: Any = None) -> Any:
         y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
-        check_classification_targets(y)
-        labels = type_of_target(y) == "multilabel-indicator"
+        kind = type_of_target(y)  # takes a millisecond, so it is asked once
+        if not kind.startswith("multi") and kind != "binary":
+            check_classification_targets(y)  # says what it is instead
+        labels = kind == "multilabel-indicator"
         if y.ndim == 2 and not labels:
             if y.shape[1] > 1:
                 raise ValueError(f"y has {y.shape[1]} columns of classes, not one")
