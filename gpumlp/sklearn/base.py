@@ -2,7 +2,7 @@
 
 import warnings
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -10,7 +10,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from ..backend import Array, Backend, get_backend
 from ..layers import Dense
@@ -20,6 +20,7 @@ from ..samples import as_class_weight, as_samples
 from ..trainer import Trainer
 from .lbfgs import fit_lbfgs
 from .parameters import activations, check_parameters, dropout_rates, hidden_sizes
+from .rows import Part, checked, checked_rows, on_gpu, weights_of
 from .solvers import (
     EpochFactor,
     Progress,
@@ -33,29 +34,8 @@ from .solvers import (
     start_scoring,
 )
 
-
-class Part(NamedTuple):
-    """Rows with their targets: `y` as given, `target` (N,) or (N, K) as the loss takes them."""
-
-    x: Any
-    y: Any
-    target: Any
-    weight: Any
-
-    def take(self, rows: Array, backend: Backend) -> "Part":
-        """Return some of the rows."""
-        x = self.x[rows] if not on_gpu(self.x) else self.x.take(backend.asarray(rows, np.int64), 0)
-        weight = None if self.weight is None else self.weight[rows]
-        return Part(x, self.y[rows], self.target[rows], weight)
-
-
 SMALL = 2**20  # rows · parameters up to which float64 costs little: most time is not arithmetic
 NOT_PICKLED = ("_network", "_trainer")
-
-
-def on_gpu(x: Any) -> bool:
-    """Return whether x lies in the memory of a CUDA device, as CuPy's arrays do."""
-    return hasattr(x, "__cuda_array_interface__")
 
 
 def takes_batches(estimator: Any) -> bool:
@@ -145,9 +125,9 @@ class MultilayerPerceptron(
         return self
 
     def _part(self, X: Any, y: Any, sample_weight: Any, first: bool, classes: Any = None) -> Part:
-        X, y = self._checked(X, y, first)
+        X, y = checked(self, X, y, first, numeric=self._metric == "r2")
         target = self._encode(y, first, classes)
-        return Part(X, y, target, _weights(sample_weight, len(target)))
+        return Part(X, y, target, weights_of(sample_weight, len(target)))
 
     def _check_shape(self, target: Any) -> None:
         """Raise ValueError when a model that is trained further would have another shape."""
@@ -156,39 +136,6 @@ class MultilayerPerceptron(
         now, then = hidden_sizes(self.hidden_layer_sizes), [len(b) for b in self.intercepts_[:-1]]
         if now != then:
             raise ValueError(f"hidden_layer_sizes is {now}, but what is trained further has {then}")
-
-    def _checked(self, X: Any, y: Any, first: bool) -> tuple[Any, Any]:
-        if self.device == "cpu":
-            X = _to_host(X)
-        if not on_gpu(X):
-            return validate_data(  # type: ignore[no-any-return]
-                self,
-                X,
-                y,
-                reset=first,
-                accept_sparse=["csr", "csc"],
-                multi_output=True,
-                dtype=(np.float64, np.float32),
-                y_numeric=self._metric == "r2",
-            )
-        X = self._device_rows(X, first)
-        y = _to_host(y)
-        if len(y) != len(X):
-            raise ValueError(f"X has {len(X)} rows, y has {len(y)}")
-        return X, y
-
-    def _device_rows(self, X: Any, first: bool) -> Any:
-        """Return rows on a GPU, with scikit-learn's check of their number of features."""
-        if X.ndim != 2 or not X.size:
-            raise ValueError(f"X must have rows and columns, its shape is {X.shape}")
-        if first:
-            self.n_features_in_ = X.shape[1]
-        elif X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
-            )
-        return X
 
     def _start(self, part: Part, rng: np.random.RandomState) -> None:
         """Make the network, its parameters drawn as scikit-learn draws them."""
@@ -336,13 +283,7 @@ class MultilayerPerceptron(
 
     def _rows_to_predict(self, X: Any) -> Any:
         check_is_fitted(self)
-        if self.device == "cpu":
-            X = _to_host(X)
-        if on_gpu(X):
-            return self._device_rows(X, first=False)
-        return validate_data(
-            self, X, reset=False, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32)
-        )
+        return checked_rows(self, X)
 
     def _out(self, values: Array, X: Any) -> Array:
         """Return results where X lies."""
@@ -392,21 +333,3 @@ class MultilayerPerceptron(
 
 
 partial_fit_available = available_if(takes_batches)
-
-
-def _weights(sample_weight: Any, rows: int) -> Any:
-    """Return sample weights as NumPy (N,), or None."""
-    if sample_weight is None:
-        return None
-    weight = np.asarray(_to_host(sample_weight), np.float64)
-    if weight.ndim == 0:
-        weight = np.full(rows, float(weight))
-    if weight.shape != (rows,):
-        raise ValueError(f"sample_weight must have shape ({rows},), got {weight.shape}")
-    if not weight.any():
-        raise ValueError("sample_weight is zero for every row")
-    return weight
-
-
-def _to_host(array: Any) -> Any:
-    return array.get() if on_gpu(array) else array

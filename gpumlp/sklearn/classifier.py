@@ -10,7 +10,8 @@ from sklearn.utils.validation import column_or_1d
 
 from ..backend import Array, Backend
 from ..losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from .base import MultilayerPerceptron, Part, on_gpu, partial_fit_available
+from .base import MultilayerPerceptron, partial_fit_available
+from .rows import Part, on_gpu
 from .solvers import Terms
 
 

@@ -9,7 +9,8 @@ from sklearn.utils.validation import column_or_1d
 
 from ..backend import Array, Backend
 from ..losses import Loss, MeanAbsoluteError, MeanSquaredError, Poisson
-from .base import MultilayerPerceptron, Part, partial_fit_available
+from .base import MultilayerPerceptron, partial_fit_available
+from .rows import Part
 from .solvers import Terms
 
 LOSSES: dict[str, type[Loss]] = {
