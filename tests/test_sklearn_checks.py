@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra sklearn)")
 
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from gpumlp.sklearn import MLPClassifier, MLPRegressor
 
@@ -22,7 +22,15 @@ ESTIMATORS = [
 ]
 
 
-@parametrize_with_checks(ESTIMATORS)
+CHECKS = [case for estimator in ESTIMATORS for case in estimator_checks_generator(estimator)]
+NAMES = [f"{estimator!r}-{getattr(check, 'func', check).__name__}" for estimator, check in CHECKS]
+
+
+def test_there_are_as_many_checks_as_scikit_learn_has():
+    assert len(CHECKS) > 4 * 60
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS, ids=NAMES)
 def test_every_check_of_scikit_learn_passes(estimator, check):
     check(estimator)
 

@@ -14,7 +14,10 @@ from sklearn import neural_network as theirs
 
 import gpumlp.sklearn as ours
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of SciPy, about its older versions
+]
 
 N = 60
 rng = np.random.default_rng(0)

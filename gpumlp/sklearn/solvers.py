@@ -180,6 +180,8 @@ def fit_batches(trainer: Trainer, progress: Progress, part: Any, held: Any) -> N
         raise ValueError(f"Solver produced non-finite parameter weights: {error}") from None
     finally:
         trainer.callbacks = []
+        for layer in trainer.model.layers:
+            layer.forget()  # a batch and its activations, which would stay in memory
     if progress.best is not None:
         trainer.model.flat.values[...] = progress.best
     converged = trainer.stop_reason is not None or progress.incremental
