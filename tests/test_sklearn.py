@@ -319,6 +319,30 @@ def test_coefficients_may_be_changed_in_place():
     assert not model.predict(X).any()
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_coefficients_may_be_replaced(solver):
+    model, other = (
+        MLPRegressor(solver=solver, max_iter=3, random_state=seed).fit(X, VALUES) for seed in (0, 1)
+    )
+    model.predict(X)
+    model.coefs_ = [w.copy() for w in other.coefs_]
+    model.intercepts_[:] = [b.copy() for b in other.intercepts_]
+    np.testing.assert_array_equal(model.predict(X), other.predict(X))
+    np.testing.assert_array_equal(model.transform(X), other.transform(X))
+    trained = model.set_params(warm_start=True).fit(X, VALUES)
+    assert np.shares_memory(trained.coefs_[0], trained._network.flat.values)
+
+
+def test_a_poisson_loss_of_the_validation_part_is_half_its_deviance():
+    from sklearn.metrics import mean_poisson_deviance
+
+    y = np.exp(X[:, 0]).round()
+    model = MLPRegressor("poisson", max_iter=5, random_state=0)
+    model.fit(X[:80], y[:80], validation=(X[80:], y[80:]))
+    deviance = mean_poisson_deviance(y[80:], model.predict(X[80:]))
+    assert model.validation_loss_curve_[-1] == pytest.approx(deviance / 2, rel=1e-9)
+
+
 # ------------------------------------------------------------------------------- training
 
 
@@ -419,6 +443,7 @@ def test_partial_fit_learns_piece_by_piece():
             r"hidden_layer_sizes is \[3\], but what is trained further has \[100\]",
         ),
         (lambda m: m.fit(X, Y, validation=X), r"validation must be \(X, y\)"),
+        (lambda m: m.set_params(solver="lbfgs").fit(X, Y, validation=(X, Y)), "has no epochs"),
         (lambda m: m.fit(X, Y, sample_weight=np.ones(3)), r"shape \(120,\), got \(3,\)"),
         (lambda m: m.fit(X, Y, sample_weight=-np.ones(N)), "must be >= 0, got -1"),
         (lambda m: m.fit(X, np.zeros(N)), "needs at least 2 classes; y has 1 class"),

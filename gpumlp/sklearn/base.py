@@ -2,6 +2,7 @@
 
 import warnings
 from itertools import pairwise
+from operator import is_
 from typing import Any, Self
 
 import numpy as np
@@ -35,7 +36,7 @@ from .solvers import (
 )
 
 SMALL = 2**20  # rows · parameters up to which float64 costs little: most time is not arithmetic
-NOT_PICKLED = ("_network", "_trainer")
+NOT_PICKLED = ("_network", "_exposed", "_trainer")
 
 
 def takes_batches(estimator: Any) -> bool:
@@ -108,6 +109,8 @@ class MultilayerPerceptron(
         check_parameters(self)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if validation is not None and self.solver == "lbfgs":
+            raise ValueError('validation needs solver="adam" or "sgd": lbfgs has no epochs')
         first = not (hasattr(self, "coefs_") and (self.warm_start or incremental))
         part = self._part(X, y, sample_weight, first, classes)
         rng = check_random_state(self.random_state)
@@ -189,11 +192,11 @@ class MultilayerPerceptron(
         trainer.batch_size, trainer.shuffle = batch, bool(self.shuffle)
         trainer.optimizer.weight_decay = decay(self.alpha, terms, rows, batch, part.weight)
         self.n_iter_ = 0
-        score = None
+        score, held_terms = None, terms
         if held is not None:
             start_scoring(self)
-            score = self._scorer(held)
-        progress = Progress(self, terms, score, incremental)
+            score, held_terms = self._scorer(held), self._terms(held)
+        progress = Progress(self, terms, held_terms, score, incremental)
         fit_batches(trainer, progress, part, held)
 
     def _trainer_of(
@@ -293,11 +296,16 @@ class MultilayerPerceptron(
     # --------------------------------------------------------------------------------- the network
 
     def _net(self) -> Sequential:
-        """Return the network; after unpickling it is made again from `coefs_`."""
+        """Return the network; it is made again from `coefs_` where these are other arrays now.
+
+        As they are after unpickling, or where somebody put them there.
+        """
         check_is_fitted(self)
-        network = self.__dict__.get("_network")
-        if network is None:
+        network, exposed = self.__dict__.get("_network"), self.__dict__.get("_exposed", ())
+        same = all(map(is_, [*self.coefs_, *self.intercepts_], exposed))
+        if network is None or not same:
             network = self._network = self._rebuilt()
+            self._expose(network)
         return network
 
     def _rebuilt(self) -> Sequential:
@@ -322,6 +330,7 @@ class MultilayerPerceptron(
         self.intercepts_ = [
             to_numpy(layer.bias.value) for layer in layers if layer.bias is not None
         ]
+        self._exposed = [*self.coefs_, *self.intercepts_]
 
     def _outputs(self, target: Any) -> int:
         """Return how many outputs targets like these ask of the network."""

@@ -75,14 +75,21 @@ class Progress(Callback):
     Args:
         estimator: whose parameters are obeyed and whose attributes are set.
         terms: of its loss.
+        held_terms: of that of the validation part.
         score: of the validation part, greater is better; None without one.
         incremental: whether this is `partial_fit`, which never stops for want of progress.
     """
 
     def __init__(
-        self, estimator: Any, terms: Terms, score: Scorer | None, incremental: bool
+        self,
+        estimator: Any,
+        terms: Terms,
+        held_terms: Terms,
+        score: Scorer | None,
+        incremental: bool,
     ) -> None:
-        self.estimator, self.terms, self.score = estimator, terms, score
+        self.estimator, self.terms, self.held_terms = estimator, terms, held_terms
+        self.score = score
         self.incremental = incremental
         self.best: Array = None
 
@@ -109,7 +116,7 @@ class Progress(Callback):
     def _take_score(self, trainer: Trainer, record: Record) -> None:
         estimator = self.estimator
         assert self.score is not None
-        loss = record["val_loss"] * self.terms.loss + self.terms.constant
+        loss = record["val_loss"] * self.held_terms.loss + self.held_terms.constant
         estimator.validation_loss_curve_.append(loss)
         score = -loss if estimator.scoring == "loss" else self.score(record)
         estimator.validation_scores_.append(score)
