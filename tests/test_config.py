@@ -117,7 +117,7 @@ def test_a_single_problem_is_counted_in_the_singular():
             {"data": {"source": "x.xls"}},
             "data.source",
             f'expected "builtin:NAME" with one of {", ".join(schema.BUILTIN)}; '
-            '"mnist"; or a file: .npz, .npy, .csv, .csv.gz or IDX, got "x.xls"',
+            '"mnist"; or a file: .npz, .npy, .csv, .csv.gz, .parquet or IDX, got "x.xls"',
         ),
         (
             {"data": DIGITS | {"test": 0.2}},
@@ -207,17 +207,17 @@ def test_a_single_problem_is_counted_in_the_singular():
         (
             {"data": DIGITS | {"missing": "mean"}},
             "data.missing",
-            "belongs to csv sources, not to builtin:digits",
+            "belongs to csv, parquet sources, not to builtin:digits",
         ),
         (
             {"data": DIGITS | {"target": "price"}},
             "data.target",
-            "belongs to csv, npz, npy, idx sources, not to builtin:digits",
+            "belongs to csv, parquet, npz, npy, idx sources, not to builtin:digits",
         ),
         (
             {"data": {"source": "x.npz", "categorical": ["a"]}},
             "data.categorical",
-            "belongs to csv sources, not to x.npz",
+            "belongs to csv, parquet sources, not to x.npz",
         ),
         (
             {"data": {"source": "x.csv", "path": "here"}},
@@ -232,12 +232,12 @@ def test_a_single_problem_is_counted_in_the_singular():
         (
             {"data": {"source": "x.csv", "test": {"path": "t.npz"}}},
             "data.test.path",
-            "must be a csv file if data.source is one, and only then, got t.npz",
+            "must be a csv or parquet file if data.source is one, and only then, got t.npz",
         ),
         (
             {"data": DIGITS | {"val": {"path": "v.csv"}}},
             "data.val.path",
-            "must be a csv file if data.source is one, and only then, got v.csv",
+            "must be a csv or parquet file if data.source is one, and only then, got v.csv",
         ),
         (
             {"data": {"source": "x.npy", "val": {"path": "v.npy", "target": "w.npy"}}},

@@ -16,6 +16,7 @@ FRAME = Frame(
         "digits": Text(("3", "1.0", "1"), np.array([0, 1, 2, 0])),
     },
     LINES,
+    gaps=True,
 )
 
 

@@ -54,7 +54,7 @@ def read_csv(
         if not numbers:
             raise DataError(f"{source}: has a header and no rows")
         whole = {column.name: column.finished() for column in columns}
-    return Frame(whole, Source(source, np.array(numbers, np.int64)))
+    return Frame(whole, Source(source, np.array(numbers, np.int64)), gaps=True)
 
 
 def _lines(stream: BinaryIO, source: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from .idx import read_idx
 from .mnist import load_mnist
 from .npy import read_npy
 from .npz import read_npz
+from .parquet_file import read_parquet
 from .place import Source, with_columns
 from .table import Table, check, checked_x
 from .types import Array
@@ -23,6 +24,7 @@ from .types import Array
 KINDS = {
     ".csv": "csv",
     ".csv.gz": "csv",
+    ".parquet": "parquet",
     ".npz": "npz",
     ".npy": "npy",
     ".idx": "idx",
@@ -30,13 +32,14 @@ KINDS = {
     "-ubyte": "idx",
     "-ubyte.gz": "idx",
 }
+TABLES = ("csv", "parquet")  # kinds whose columns have names and may lack values
 ARRAYS = "arrays"  # the source of a model that was trained from Python: nothing to load again
 
 
 class Settings(Protocol):
     """What the data section of a configuration says of its sources.
 
-    `features` and `target` name arrays of an npz, columns of a csv, a matrix or records; `target`
+    `features` and `target` name arrays of an npz, columns of a table, a matrix or records; `target`
     may be a file of its own beside an npy or IDX file. `path` is MNIST's folder.
     """
 
@@ -57,7 +60,7 @@ class Settings(Protocol):
 
 
 def kind_of(source: str) -> str:
-    """Return "builtin", "mnist", "arrays", "csv", "npz", "npy" or "idx".
+    """Return "builtin", "mnist", "arrays", "csv", "parquet", "npz", "npy" or "idx".
 
     Raises DataError for what is none of them.
 
@@ -86,8 +89,7 @@ def load(data: Settings) -> tuple[Table, Table | None]:
         train, test = load_mnist(data.path)
         return check(Table(*train, source="mnist")), check(Table(*test, source="mnist test part"))
     if kind == "builtin":
-        x, y = load_builtin(data.source.partition(":")[2])
-        return check(Table(x, y, source=data.source)), None
+        return _load_builtin(data.source), None
     return _load_file(data, data.source, data.target, None), None
 
 
@@ -97,6 +99,34 @@ def load_other(data: Settings, path: str, target: str | None, features: Features
     `target` is a file of its own targets, where the main source has one. Raises as `load`.
     """
     return _load_file(data, path, data.target if target is None else target, features)
+
+
+def load_any(
+    data: Settings, source: str, target: str | Sequence[str] | None, features: Features
+) -> Table:
+    """Return the table of any source, read as the main one was; MNIST stands for its test part.
+
+    `target` replaces the main source's, whose own file of targets is not that of another source.
+    Raises as `load`, and DataError where the target or the weights cannot be found.
+    """
+    kind = kind_of(source)
+    _refuse_arrays(kind)
+    if kind in ("mnist", "builtin"):
+        _refuse_nameless(source, features)
+        if kind == "mnist":
+            return check(Table(*load_mnist(data.path)[1], source="mnist test part"))
+        return _load_builtin(source)
+    chosen = data.target if target is None else target
+    own = isinstance(chosen, str) and is_file(chosen)
+    if own and (target is None or kind not in ("npy", "idx")):
+        what = "file" if kind in ("npy", "idx") else "array or column"
+        raise DataError(f"{source}: name the {what} of its targets; {chosen} is another source's")
+    if own and data.sample_weight is not None:
+        raise DataError(
+            f'{source}: has no weights "{data.sample_weight}" beside a file of targets; '
+            "give rows, targets and weights in one file"
+        )
+    return _load_file(data, source, chosen, features)
 
 
 def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, str]:
@@ -111,12 +141,12 @@ def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, s
     if kind == "mnist":
         return checked_x(load_mnist(data.path)[1][0], "x", source), source
     if kind == "builtin":
-        return checked_x(load_builtin(source.partition(":")[2])[0], "x", source), source
+        return _load_builtin(source).x, source
     if kind == "npz":
         name = data.features if isinstance(data.features, str) else "x"
         return checked_x(read_npz(Path(source), [name], source)[0], name, source), source
-    if kind == "csv":
-        frame = _csv(data, source, features.names, features=features)
+    if kind in TABLES:
+        frame = _read_table(kind, data, source, features.names, features=features)
         x, named = features.encode(frame, data.missing == "mean")
         return checked_x(x, "x", named, missing=True), named
     array = _array(kind, source)
@@ -134,18 +164,19 @@ def _load_file(
         _refuse_nameless(path, features)
         return _load_npz(data, path, target)
     if isinstance(target, str) and is_file(target):
-        if kind == "csv":
-            raise DataError(f"{path}: the target of a csv file is one of its columns, not {target}")
+        if kind in TABLES:
+            what = f"a {kind} file is one of its columns"
+            raise DataError(f"{path}: the target of {what}, not {target}")
         y = _array(kind_of(target), target)
         table = Table(_array(kind, path), y, source=path, y_source=Source(target))
         return check(table, ("x", target, "sample_weight"))
-    if kind == "csv":
+    if kind in TABLES:
         names = None
         if data.features is not None:
             names = _columns(data.features, target, data.sample_weight)
         elif features is not None:
             names = _columns(features.names, target, data.sample_weight)
-        frame = _csv(data, path, names, target, features)
+        frame = _read_table(kind, data, path, names, target, features)
     else:
         frame = Frame.from_array(_array(kind, path), path)
     return _from_frame(data, frame, target, features)
@@ -160,16 +191,22 @@ def is_file(target: str) -> bool:
     return any(target.lower().endswith(suffix) for suffix in KINDS)
 
 
-def _csv(
+def _read_table(
+    kind: str,
     data: Settings,
     path: str,
     names: Sequence[str] | None,
     target: str | Sequence[str] = (),
     features: Features | None = None,
 ) -> Frame:
-    text = {target} if isinstance(target, str) else set()
-    text |= {*data.categorical, *(() if features is None else features.categories)}
-    return read_csv(Path(path), path, names, text)
+    text = {*data.categorical, *(() if features is None else features.categories)}
+    if kind == "parquet":
+        return read_parquet(Path(path), path, names, text)
+    return read_csv(Path(path), path, names, text | ({target} if isinstance(target, str) else set()))
+
+
+def _load_builtin(source: str) -> Table:
+    return check(Table(*load_builtin(source.partition(":")[2]), source=source))
 
 
 def _array(kind: str, path: str) -> Array:
@@ -216,6 +253,8 @@ def _from_frame(
 ) -> Table:
     """Return the table of named columns; without `features` they are fitted."""
     targets = _columns(target, (), None)
+    named = data.features if features is None else features.names
+    frame.pick(_columns(named or (), target, data.sample_weight))  # all that are missing at once
     y = frame.labels(target) if isinstance(target, str) else _matrix(frame, targets)
     weight = data.sample_weight
     weights = None if weight is None else frame.numbers(weight, "the weight")
@@ -235,7 +274,7 @@ def _from_frame(
                 f"features are {', '.join(names[:20])}"
             )
         features = Features.fit(frame, names)
-    missing = data.missing == "mean" and frame.source.lines is not None
+    missing = data.missing == "mean" and frame.gaps
     x, source = features.encode(frame, missing)
     table = Table(x, y, weights, source, features, with_columns(source, tuple(targets)))
     return check(table, ("x", "the target", weight or ""), missing)
