@@ -5,11 +5,23 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, train
-from .commands import configs, doctor, explain, features, fetch, gradcheck, parity
+from .commands import (
+    configs,
+    doctor,
+    evaluate,
+    explain,
+    features,
+    fetch,
+    gradcheck,
+    parity,
+    predict,
+)
 from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
+    "evaluate": (evaluate, "loss and metrics on any data; a gate with --min and --max"),
+    "predict": (predict, "write classes, probabilities or values of any data"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),

@@ -211,7 +211,8 @@ class Data(Section):
         default=(), description="tables: columns of numbers that are categories all the same"
     )
     missing: Literal["error", "mean"] = Field(
-        default="error", description="tables: an empty cell is an error, or the training part's mean"
+        default="error",
+        description="tables: an empty cell is an error, or the training part's mean",
     )
     scale: Literal["none", "standard", "minmax"] = Field(
         default="standard", description="scaling of the inputs, fitted on the training part only"

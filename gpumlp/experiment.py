@@ -136,6 +136,7 @@ class Experiment:
             data.targets,
             data.features,
             data.target_scaler,
+            self.class_weight,
         )
 
     def summary(

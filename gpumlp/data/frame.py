@@ -124,7 +124,7 @@ def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]
         near = f'; did you mean "{close[missing[0]][0]}"?' if close[missing[0]] else ""
         raise DataError(f'{source}: no column "{missing[0]}"; it has {shown}{near}')
     parts = (
-        f'"{name}"' + (f' (did you mean "{near[0]}"?)' if (near := close.get(name)) else "")
+        f'"{name}"' + (f' (did you mean "{like[0]}"?)' if (like := close.get(name)) else "")
         for name in missing
     )
     raise DataError(f"{source}: no columns {', '.join(parts)}; it has {shown}")

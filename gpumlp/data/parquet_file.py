@@ -227,7 +227,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _as_text(value: Any) -> str | None:
-    """Return a value as a csv file would have it: 3.0 is 3, so that gaps in integers change nothing.
+    """Return a value as a csv file would have it; 3.0 is 3, as in a column without gaps.
 
     >>> _as_text(3.0), _as_text(True), _as_text(" red ")
     ('3', 'True', 'red')

@@ -106,8 +106,8 @@ def load_any(
 ) -> Table:
     """Return the table of any source, read as the main one was; MNIST stands for its test part.
 
-    `target` replaces the main source's, whose own file of targets is not that of another source.
-    Raises as `load`, and DataError where the target or the weights cannot be found.
+    `target`, if given, replaces the main source's. Raises as `load`, and DataError where the target
+    or the weights cannot be found.
     """
     kind = kind_of(source)
     _refuse_arrays(kind)
@@ -118,9 +118,8 @@ def load_any(
         return _load_builtin(source)
     chosen = data.target if target is None else target
     own = isinstance(chosen, str) and is_file(chosen)
-    if own and (target is None or kind not in ("npy", "idx")):
-        what = "file" if kind in ("npy", "idx") else "array or column"
-        raise DataError(f"{source}: name the {what} of its targets; {chosen} is another source's")
+    if own and kind not in ("npy", "idx"):
+        raise DataError(f"{source}: its targets are in the same file, not in {chosen}")
     if own and data.sample_weight is not None:
         raise DataError(
             f'{source}: has no weights "{data.sample_weight}" beside a file of targets; '
@@ -149,7 +148,7 @@ def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, s
         frame = _read_table(kind, data, source, features.names, features=features)
         x, named = features.encode(frame, data.missing == "mean")
         return checked_x(x, "x", named, missing=True), named
-    array = _array(kind, source)
+    array = load_array(kind, source)
     if features.names:
         array, named = features.encode(Frame.from_array(array, source))
         return checked_x(array, "x", named), named
@@ -167,8 +166,11 @@ def _load_file(
         if kind in TABLES:
             what = f"a {kind} file is one of its columns"
             raise DataError(f"{path}: the target of {what}, not {target}")
-        y = _array(kind_of(target), target)
-        table = Table(_array(kind, path), y, source=path, y_source=Source(target))
+        y = load_array(kind_of(target), target)
+        x, source = load_array(kind, path), Source(path)
+        if features is not None and features.names:
+            x, source = features.encode(Frame.from_array(x, path))
+        table = Table(x, y, source=source, y_source=Source(target))
         return check(table, ("x", target, "sample_weight"))
     if kind in TABLES:
         names = None
@@ -178,7 +180,7 @@ def _load_file(
             names = _columns(features.names, target, data.sample_weight)
         frame = _read_table(kind, data, path, names, target, features)
     else:
-        frame = Frame.from_array(_array(kind, path), path)
+        frame = Frame.from_array(load_array(kind, path), path)
     return _from_frame(data, frame, target, features)
 
 
@@ -202,14 +204,17 @@ def _read_table(
     text = {*data.categorical, *(() if features is None else features.categories)}
     if kind == "parquet":
         return read_parquet(Path(path), path, names, text)
-    return read_csv(Path(path), path, names, text | ({target} if isinstance(target, str) else set()))
+    return read_csv(
+        Path(path), path, names, text | ({target} if isinstance(target, str) else set())
+    )
 
 
 def _load_builtin(source: str) -> Table:
     return check(Table(*load_builtin(source.partition(":")[2]), source=source))
 
 
-def _array(kind: str, path: str) -> Array:
+def load_array(kind: str, path: str) -> Array:
+    """Return the array of an npy or IDX file; raises DataError for another kind."""
     if kind not in ("npy", "idx"):
         raise DataError(f"{path}: is no npy or IDX file")
     return (read_npy if kind == "npy" else read_idx)(Path(path), path)
