@@ -131,7 +131,7 @@ def test_images_of_another_size_exit_3(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--out", "f.txt"], 2, "must end in .npy, .npz or .csv"),
+        (["--out", "f.txt"], 2, "must end in .npy, .npz, .csv or .parquet"),
         (["--out", "f.npy", "--layer", "9"], 2, "must lie in -4 to 3"),
         (["--out", "f.npy", "--device", "gpu"], 2, "unknown device"),
         (["--out", "none/f.npy"], 6, "no such folder"),

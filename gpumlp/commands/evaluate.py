@@ -1,225 +1,227 @@
-"""`gpumlp evaluate`: loss and metrics of a trained model on any data, and a gate on request."""
+"""`gpumlp evaluate`: loss and metrics of a model on any data with targets, as a gate on request."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Any
 
-from ..build import build_trainer
+import numpy as np
+
 from ..console import show
 from ..data.prepare import Part, prepare_other
-from ..data.sources import is_file, kind_of, load_any
+from ..data.sources import KINDS, is_file, kind_of, load_labelled
+from ..data.targets import Targets
+from ..data.types import Array
 from ..errors import CheckFailed, ConfigError, DataError
-from ..metrics import METRICS, select
-from ..per_class import ClassScore, class_scores, class_table
+from ..metrics import select
+from ..optimizers import SGD
 from ..run_folder import to_json
 from ..saved_model import SavedModel
-from ..suggestions import did_you_mean, nearest_name
 from ..trainer import Trainer
 from ..wording import count, number
-from .model_and_rows import add_model_arguments, label_names, model_of, prepared_as_trained
+from .model_and_rows import add_model_arguments, check_width, label_names, open_model, prepare_again
 
-FEW_CLASSES = 20  # whose scores fit a screen
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a metric must reach, --min, or must not exceed, --max."""
-
-    metric: str
-    bound: float
-    at_least: bool
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
-
-    def holds(self, value: float) -> bool:
-        """Return whether a value passes; NaN never does."""
-        return value >= self.bound if self.at_least else value <= self.bound
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Rows to evaluate, and where they come from."""
-
-    source: str
-    part_name: str | None
-    part: Part
-
-    @property
-    def title(self) -> str:
-        """The source in words."""
-        return f"{self.part_name} part of {self.source}" if self.part_name else self.source
+SHOWN_CLASSES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate` to a parser."""
-    add_model_arguments(parser, "the run's own test part, else its val part, else its train part")
+    add_model_arguments(parser, "the run's test part, or what there is")
     parser.add_argument(
         "--target",
         action="append",
         metavar="NAME|FILE",
-        help="column or array of the targets in --data, or beside npy and IDX a file; "
-        "default: as in training; repeatable for several columns",
+        help="column or array of the targets, or for npy and IDX a file of them; repeatable where "
+        "there are several columns; default: the run's",
     )
-    parser.add_argument(
-        "--metrics", metavar="A,B", help="metrics to compute; default: those of the configuration"
-    )
-    for option, words in (("--min", "at least"), ("--max", "at most")):
+    parser.add_argument("--metrics", metavar="A,B", help="instead of the run's")
+    for name, what in (("min", "least"), ("max", "greatest")):
         parser.add_argument(
-            option,
+            f"--{name}",
             action="append",
             default=[],
             metavar="METRIC=VALUE",
-            help=f"exit 7 unless the metric is {words} that; repeatable",
+            help=f"the {what} value that is good enough, otherwise exit code 7; repeatable",
         )
     parser.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help=f"precision, recall and F1 of each class, also of more than {FEW_CLASSES}",
+        help=f"show the table of classes even if there are more than {SHOWN_CLASSES}",
     )
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound of a metric."""
+
+    metric: str
+    bound: float
+    least: bool
+
+    def failed(self, results: dict[str, float]) -> str | None:
+        """Return what is wrong, if something is; nan is never good enough."""
+        value = results[self.metric]
+        good = value >= self.bound if self.least else value <= self.bound
+        relation = ">=" if self.least else "<="
+        return None if good else f"{self.metric} is {value:.6g}, wanted {relation} {self.bound:g}"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print loss and metrics; raise CheckFailed when a limit does not hold."""
-    if options.target is not None and options.data is None:
-        raise ConfigError("--target needs --data; a run's own parts have their targets")
-    model = model_of(options)
-    limits = limits_of(options, model)
-    names = metrics_of(options, model, limits)
-    subject = subject_of(options, model)
-    trainer = trainer_of(model, names)
-    values, scores = evaluated(model, trainer, subject)
-    failed = [limit for limit in limits if not limit.holds(values[limit.metric])]
-    shown = scores if options.verbose or len(scores) <= FEW_CLASSES else []
-    about = {
-        "run": str(options.run),
-        "data": subject.source,
-        **({} if subject.part_name is None else {"part": subject.part_name}),
-        "rows": len(subject.part.x),
-        "metrics": values,
-        **({"classes": [score._asdict() for score in scores]} if scores else {}),
-        "failed": [str(limit) for limit in failed],
-    }
-    show(to_json(about) if options.json else report(subject, values, shown))
+    """Evaluate, print, and raise CheckFailed for a gate that is not passed."""
+    model = open_model(options)
+    names = None if options.metrics is None else [n.strip() for n in options.metrics.split(",")]
+    gates = read_gates(options.min, True) + read_gates(options.max, False)
+    shown = [*(model.config.metrics if names is None else names), *(g.metric for g in gates)]
+    wanted = [name for name in dict.fromkeys(shown) if name != "loss"]  # which is always there
+    select(model.targets.task, wanted, model.targets.outputs)  # or ConfigError, before any data
+    part, source = labelled_part(model, options)
+    trainer = Trainer(
+        model.network,
+        model.loss,
+        SGD(),
+        metrics=wanted,
+        class_weight=model.class_weight,
+        unscale=None if model.target_scaler is None else model.target_scaler.inverse,
+    )
+    try:
+        results = trainer.evaluate(part.x, part.y, part.sample_weight)
+    except ValueError as error:  # targets that the loss does not take, weights that are all 0
+        raise DataError(f"{source}: {error}") from None
+    classes = by_class(model.targets, part.y, trainer_output(trainer, part), label_names(model))
+    if options.json:
+        found = {"data": source, "rows": len(part.x), **results}
+        show(to_json(found | ({"classes": classes} if classes else {}), indent=2))
+    else:
+        show(report(source, len(part.x), results, classes, options.verbose))
+    failed = [problem for gate in gates if (problem := gate.failed(results))]
     if failed:
-        raise CheckFailed(failure(subject, failed, values))
+        raise CheckFailed(f"{source}: {'; '.join(failed)}")
     return 0
 
 
-def limits_of(options: argparse.Namespace, model: SavedModel) -> list[Limit]:
-    """Return what --min and --max ask for; raises ConfigError for what cannot be asked."""
-    limits = []
-    for option, given in (("--min", options.min), ("--max", options.max)):
-        for text in given:
-            name, _, value = text.partition("=")
-            try:
-                bound = float(value)
-            except ValueError:
-                bound = float("nan")
-            if isnan(bound):
-                raise ConfigError(f"{option} {text}: must be METRIC=NUMBER, as in accuracy=0.98")
-            check_metric(f"{option} {text}", name.strip(), model)
-            limits.append(Limit(name.strip(), bound, option == "--min"))
-    return limits
+def trainer_output(trainer: Trainer, part: Part) -> Array:
+    """Return the network's predictions for a part, on the host."""
+    return np.asarray(trainer.model.backend.to_numpy(trainer.predict(part.x)))
 
 
-def metrics_of(
-    options: argparse.Namespace, model: SavedModel, limits: Sequence[Limit]
-) -> list[str]:
-    """Return the metrics to compute: those chosen or configured, and those that have a limit."""
-    if options.metrics is None:
-        names: list[str] = [*model.config.metrics]
-    else:
-        names = [name.strip() for name in options.metrics.split(",")]
-        for name in names:
-            check_metric("--metrics", name, model)
-    names += [limit.metric for limit in limits]
-    return [name for name in dict.fromkeys(names) if name != "loss"]
+def read_gates(given: Sequence[str], least: bool) -> list[Gate]:
+    """Return the bounds of --min or --max; ConfigError for what is no METRIC=VALUE.
+
+    >>> read_gates(["accuracy=0.9"], True)
+    [Gate(metric='accuracy', bound=0.9, least=True)]
+    """
+    gates = []
+    for text in given:
+        metric, equals, value = text.partition("=")
+        try:
+            bound = float(value)
+        except ValueError:
+            bound = float("nan")
+        if not equals or np.isnan(bound):
+            option = "--min" if least else "--max"
+            raise ConfigError(f'{option} "{text}": must be METRIC=VALUE, as in accuracy=0.9')
+        gates.append(Gate(metric.strip(), bound, least))
+    return gates
 
 
-def check_metric(option: str, name: str, model: SavedModel) -> None:
-    """Raise ConfigError, with the allowed names, unless a metric or the loss is called that."""
-    task = model.config.model.task
-    allowed = ["loss", *(metric for metric, about in METRICS.items() if task in about.tasks)]
-    if name not in allowed:
-        known = (
-            f'"{name}" is not meant for {task}' if name in METRICS else f'unknown metric "{name}"'
-        )
-        near = did_you_mean(nearest_name(name, allowed))
-        raise ConfigError(f"{option}: {known}; allowed: {', '.join(allowed)}{near}")
-    if name != "loss":
-        select(task, [name], model.targets.outputs)
+def labelled_part(model: SavedModel, options: argparse.Namespace) -> tuple[Part, str]:
+    """Return scaled rows with targets, and what they are.
 
-
-def subject_of(options: argparse.Namespace, model: SavedModel) -> Subject:
-    """Return the rows of --data, or of the run's own test part, else val, else train."""
-    dtype = model.network.backend.dtype
-    if options.data is None:
-        data = prepared_as_trained(model, options.run, dtype)
-        parts = {"test": data.test, "val": data.val, "train": data.train}
-        name, part = next((name, part) for name, part in parts.items() if part is not None)
-        return Subject(model.config.data.source, name, part)
+    Without --data they are the run's own test part, or what there is, from the run's source.
+    """
+    data, target, dtype = options.data, options.target, model.network.backend.dtype
+    if data is None and target is not None:
+        raise ConfigError("--target belongs to --data; the run's own part has its own")
     settings = model.config.data
-    target = options.target and (options.target if len(options.target) > 1 else options.target[0])
-    own_file = isinstance(settings.target, str) and is_file(settings.target)
-    if own_file and target is None and kind_of(options.data) not in ("mnist", "builtin"):
+    if data is None:
+        prepared = prepare_again(model, options.run, dtype)
+        parts = {"test": prepared.test, "val": prepared.val, "train": prepared.train}
+        name, part = next((name, part) for name, part in parts.items() if part is not None)
+        return part, f"{settings.source}, {name} part"
+    if target is not None:
+        target = target[0] if len(target) == 1 else tuple(target)
+        settings = settings.model_copy(update={"target": target})
+    elif is_file(settings.target) and kind_of(data) in KINDS.values():
         raise ConfigError(
-            f"--data {options.data} needs --target NAME|FILE: the targets in training, "
+            f"--data {data} needs --target NAME|FILE: the targets in training, "
             f"{settings.target}, are those of other rows"
         )
-    table = load_any(settings, options.data, target, model.columns)
-    width = len(model.scaler.offset)
-    if table.x.shape[1] != width:
-        raise DataError(
-            f"{options.data}: {table.x.shape[1]} columns, the training data has {width}"
-        )
+    table = load_labelled(data, settings, model.columns)
+    check_width(table.x, model, data)
     part = prepare_other(table, model.targets, model.scaler, model.target_scaler, dtype)
-    return Subject(str(table.source), None, part)
+    return part, data
 
 
-def trainer_of(model: SavedModel, metrics: Sequence[str]) -> Trainer:
-    """Return a trainer of the model, which evaluates as it did in training."""
-    scaler = model.target_scaler
-    trainer = build_trainer(
-        model.config,
-        model.network,
-        1,
-        class_weight=model.class_weight,
-        unscale=None if scaler is None else scaler.inverse,
-    )
-    trainer.metrics = list(metrics)
-    return trainer
+def by_class(
+    targets: Targets, y: Array, prediction: Array, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return rows, precision, recall and F1 of each class or label; nothing in a regression.
 
-
-def evaluated(
-    model: SavedModel, trainer: Trainer, subject: Subject
-) -> tuple[dict[str, float], list[ClassScore]]:
-    """Return loss and metrics, and the scores of each class; raises DataError for wrong targets."""
-    part, task = subject.part, model.config.model.task
-    try:
-        values = trainer.evaluate(part.x, part.y, part.sample_weight)
-    except ValueError as error:  # targets that the loss does not take, weights that are all 0
-        raise DataError(f"{subject.source}: {error}") from None
-    if task == "regression":
-        return values, []
-    prediction = model.network.backend.to_numpy(trainer.predict(part.x))
-    return values, class_scores(task, part.y, prediction, label_names(model), part.sample_weight)
-
-
-def report(subject: Subject, values: dict[str, float], scores: Sequence[ClassScore]) -> str:
-    """Return the result for reading."""
-    lines = [
-        f"{subject.title}: {count(len(subject.part.x), 'row')}",
-        "  ".join(f"{name} {number(value)}" for name, value in values.items()),
+    Rows count once, whatever their weight; a ratio without any row is nan.
+    """
+    if targets.task == "regression":
+        return []
+    names = targets.classes if names is None else names
+    true, predicted = (_membership(targets.task, array, len(names)) for array in (y, prediction))
+    right, rows, found = ((true & predicted).sum(axis=0), true.sum(axis=0), predicted.sum(axis=0))
+    with np.errstate(invalid="ignore"):
+        columns = {
+            "rows": rows,
+            "precision": right / found,
+            "recall": right / rows,
+            "f1": 2 * right / (rows + found),
+        }
+    return [
+        {"class": name, **{key: column[i].item() for key, column in columns.items()}}
+        for i, name in enumerate(names)
     ]
-    return "\n".join([*lines, *(["", class_table(scores)] if scores else [])])
 
 
-def failure(subject: Subject, failed: Sequence[Limit], values: dict[str, Any]) -> str:
-    """Return what was wanted and what was found."""
-    lines = [f"  wanted {limit}, found {values[limit.metric]:.6g}" for limit in failed]
-    return "\n".join([f"{subject.title}: {count(len(failed), 'check')} failed", *lines])
+def _membership(task: str, array: Array, classes: int) -> Array:
+    """Return whether each row is of each class, bool (N, C)."""
+    if task == "multilabel":
+        return np.asarray(array > 0.5)
+    return np.asarray(_labels(array)[:, None] == np.arange(classes))
+
+
+def _labels(array: Array) -> Array:
+    if array.ndim == 2 and array.shape[1] > 1:
+        return np.asarray(array.argmax(axis=1))
+    return (array.reshape(-1) > 0.5).astype(np.int64) if array.ndim == 2 else array
+
+
+def report(
+    source: str,
+    rows: int,
+    results: dict[str, float],
+    classes: list[dict[str, Any]],
+    every: bool = False,
+) -> str:
+    """Return the result for reading.
+
+    >>> print(report("new.csv", 3, {"loss": 0.25, "accuracy": 1.0}, []))
+    new.csv: 3 rows
+    loss 0.2500  accuracy 1.0000
+    """
+    lines = [
+        f"{source}: {count(rows, 'row')}",
+        "  ".join(f"{name} {number(value)}" for name, value in results.items()),
+    ]
+    if 0 < len(classes) <= (len(classes) if every else SHOWN_CLASSES):
+        names = [_shown(one["class"]) for one in classes]
+        width = max(len("class"), *map(len, names))
+        lines.append(f"{'class':{width}}  {'rows':>8}  precision  recall      f1")
+        lines += [
+            f"{name:{width}}  {one['rows']:8,}  {one['precision']:9.4f}  "
+            f"{one['recall']:6.4f}  {one['f1']:6.4f}"
+            for name, one in zip(names, classes, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def _shown(name: str) -> str:
+    """Return a name on one line, not too long, and without what a terminal would obey."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return plain if len(plain) <= 40 else f"{plain[:37]}..."

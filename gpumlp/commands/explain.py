@@ -19,7 +19,7 @@ from ..gradients.report import Sample, report
 from ..losses import Loss
 from ..model import Sequential
 from ..saved_model import load_model
-from .model_and_rows import prepared_as_trained
+from .model_and_rows import prepare_again
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _untrained(options: argparse.Namespace) -> Subject:
 def _trained(folder: Path) -> Subject:
     model = load_model(folder)
     config, double = model.config, get_backend("cpu", "fp64")
-    data = prepared_as_trained(model, folder, np.float64)
+    data = prepare_again(model, folder, np.float64)
     origin = f"parameters as trained in {folder}"
     return Subject(config, model.network, build_loss(config, double), data, origin)
 

@@ -2,18 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from ..data.output import write_output
+from ..data.output import check_output, write_matrix
 from ..errors import ConfigError
 from ..wording import count
-from .model_and_rows import (
-    add_model_arguments,
-    add_output_arguments,
-    check_out,
-    in_blocks,
-    model_of,
-    rows_of,
-)
+from .model_and_rows import add_model_arguments, in_blocks, open_model, open_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +20,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="1 is the first hidden layer, -1 the output; default: -2, the last hidden layer",
     )
-    add_output_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a new .npy, .npz, .csv or .parquet file",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file in --out")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the features and say what was written."""
-    check_out(options)
-    model = model_of(options)
+    check_output(options.out, "--out", options.overwrite)
+    model = open_model(options)
     layers = len(model.network.layers)
     if not -layers - 1 <= options.layer <= layers:
         raise ConfigError(
             f"--layer {options.layer}: must lie in {-layers - 1} to {layers}; "
             f"0 is the input, {layers} or -1 the output"
         )
-    x, _ = rows_of(model, options.data)
+    x, _ = open_rows(options, model)
     values = in_blocks(lambda rows: model.features(rows, options.layer), x)
     layer = options.layer % (layers + 1)
-    columns = {f"layer{layer}_{unit}": column for unit, column in enumerate(values.T)}
-    write_output(options.out, columns, {"features": values})
+    names = [f"layer{layer}_{unit}" for unit in range(values.shape[1])]
+    write_matrix(options.out, "features", values, names)
     sys.stdout.write(
-        f"{options.out}: {count(len(values), 'row')}, {count(len(columns), 'feature')} "
+        f"{options.out}: {count(len(values), 'row')}, {count(len(names), 'feature')} "
         f"of layer {layer} of {layers}\n"
     )
     return 0

@@ -1,128 +1,148 @@
-"""`gpumlp predict`: classes, probabilities or values of rows, written for other programs."""
+"""`gpumlp predict`: classes, probabilities or values, a row for each row of the data."""
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from ..data.frame import Text
-from ..data.output import Columns, csv_blocks, write_output
+from ..data.output import Column, check_output, csv_blocks, write_arrays, write_columns
+from ..data.sources import load_cells
 from ..data.types import Array
 from ..errors import ConfigError
 from ..saved_model import SavedModel
 from ..wording import count
-from .model_and_rows import (
-    add_model_arguments,
-    add_output_arguments,
-    check_out,
-    in_blocks,
-    kept_columns,
-    label_names,
-    model_of,
-    output_names,
-    rows_of,
-)
+from .model_and_rows import add_model_arguments, in_blocks, label_names, open_model, open_rows
 
 WHAT = ("all", "classes", "probabilities")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What is written: columns by name for tables, arrays for npz, the first of them as npy."""
-
-    columns: Columns
-    arrays: dict[str, Array]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict` to a parser."""
     add_model_arguments(parser, "what the run was trained on")
-    add_output_arguments(parser, ", or - for csv on stdout; npy holds numbers only")
     parser.add_argument(
-        "--what",
-        choices=WHAT,
-        default="all",
-        help="of a classifier: the most probable class, the probability of each, or both (default)",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a new .csv, .parquet, .npz or .npy file; - prints csv",
+    )
+    parser.add_argument(
+        "--what", choices=WHAT, default="all", help="of a classification; default: all"
     )
     parser.add_argument(
         "--keep",
         action="append",
         default=[],
         metavar="COLUMN",
-        help="copy a column of the data, such as an id, to csv or parquet; repeatable",
+        help="a column of the data, such as a number of the row, to copy into csv or parquet; "
+        "repeatable",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file in --out")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the predictions and say what was written."""
-    to_stdout = str(options.out) == "-"
-    if not to_stdout:
-        check_out(options)
-    if options.keep and not to_stdout and options.out.suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"--keep needs csv or parquet; --out {options.out} holds numbers only")
-    model = model_of(options)
+    printed = str(options.out) == "-"
+    if not printed:
+        check_output(options.out, "--out", options.overwrite)
+    table = printed or options.out.suffix.lower() in (".csv", ".parquet")
+    if options.keep and not table:
+        raise ConfigError(f"--keep: {options.out.suffix} holds numbers; write .csv or .parquet")
+    model = open_model(options)
     if model.targets.task == "regression" and options.what != "all":
-        raise ConfigError(f"--what {options.what}: a regression has neither; leave it out")
-    x, source = rows_of(model, options.data)
-    kept = kept_columns(source, list(dict.fromkeys(options.keep))) if options.keep else {}
-    found = predictions(model, in_blocks(model.predict, x), options.what, options.out.suffix)
-    both = [name for name in kept if name in found.columns]
-    if both:
-        raise ConfigError(f"--keep {both[0]}: predict writes a column of that name itself")
-    columns = {**kept, **found.columns}
-    if to_stdout:
-        _to_stdout(columns)
-        return 0
-    write_output(options.out, columns, found.arrays)
-    sys.stdout.write(f"{options.out}: {count(len(x), 'row')}, {', '.join(_few(columns))}\n")
+        raise ConfigError(f"--what {options.what}: a regression has values only")
+    x, _ = open_rows(options, model)
+    y = in_blocks(model.predict, x)
+    if not table:
+        write_arrays(options.out, as_arrays(model, y, options.what, options.out))
+    else:
+        source = options.data or model.config.data.source
+        kept = load_cells(source, model.config.data, _once(options.keep)) if options.keep else {}
+        columns = as_columns(model, y, options.what)
+        twice = [name for name in kept if name in columns]
+        if twice:
+            raise ConfigError(f"--keep {twice[0]}: the predictions have a column of that name")
+        if printed:
+            _print_csv(kept | columns)
+            return 0
+        write_columns(options.out, kept | columns)
+    sys.stdout.write(f"{options.out}: {count(len(y), 'row')}\n")
     return 0
 
 
-def predictions(model: SavedModel, y: Array, what: str, suffix: str) -> Predictions:
-    """Return what is asked for of a model's output y (N, K), as columns and as arrays.
-
-    An npz has the names of classes where an npy, which holds one array of numbers, has indices.
-    """
-    if model.targets.task == "regression":
-        columns = dict(zip(output_names(model), y.T, strict=True))
-        return Predictions(columns, {"prediction": y[:, 0] if y.shape[1] == 1 else y})
-    names = label_names(model)
-    if model.targets.task == "binary":
-        y = np.concatenate([1 - y, y], axis=1)
-    if model.targets.task == "multilabel":
-        chosen: Array = (y > 0.5).astype(np.uint8)
-        labels = [name if name != str(i) else f"label_{i}" for i, name in enumerate(names)]
-        classes: Columns = dict(zip(labels, chosen.T, strict=True))
-    else:
-        chosen = y.argmax(axis=1)
-        classes = {"class": Text(tuple(names), chosen)}
-        if suffix.lower() == ".npz":
-            chosen = np.array(names)[chosen]
-    probabilities = {f"p_{name}": column for name, column in zip(names, y.T, strict=True)}
-    both = [name for name in classes if name in probabilities]
-    if what == "all" and both:
-        raise ConfigError(
-            f'--what all: "{both[0]}" would be two columns; write classes and probabilities apart'
-        )
-    columns = {
-        **(classes if what != "probabilities" else {}),
-        **(probabilities if what != "classes" else {}),
-    }
-    arrays = {"probabilities": y, "classes": chosen}
-    if what != "all":
-        arrays = {what: arrays[what]}
-    return Predictions(columns, {**arrays, "names": np.array(names)})
+def _once(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
-def _to_stdout(columns: Columns) -> None:
-    """Write csv as UTF-8, as a file has it."""
+def _print_csv(columns: dict[str, Column]) -> None:
+    """Write csv to stdout, in UTF-8 as a file has it, whatever the terminal's encoding."""
     sys.stdout.flush()
     for block in csv_blocks(columns):
-        sys.stdout.buffer.write(block)
+        sys.stdout.buffer.write(block.encode())
     sys.stdout.buffer.flush()
 
 
-def _few(columns: Columns, most: int = 6) -> list[str]:
-    names = list(columns)
-    return names if len(names) <= most else [*names[: most - 1], f"... {names[-1]}"]
+def as_columns(model: SavedModel, y: Array, what: str) -> dict[str, Column]:
+    """Return predictions y, as `SavedModel.predict` returns them, as named columns.
+
+    A column `class` and one p_NAME for each class; for several labels a column NAME of 0 and 1 for
+    each, and p_NAME; in regression the names of the targets, or prediction.
+    """
+    task, names = model.targets.task, label_names(model)
+    if task == "regression":
+        return dict(zip(_value_names(model, y.shape[1]), y.T, strict=True))
+    columns: dict[str, Column] = {}
+    if what != "probabilities":
+        if task == "multilabel":
+            columns |= dict(zip(names, (y > 0.5).astype(np.int64).T, strict=True))
+        else:
+            columns["class"] = Text(tuple(names), _indices(model, y))
+    if what != "classes":
+        for name, column in zip(names, _of_each_class(model, y).T, strict=True):
+            if f"p_{name}" in columns:
+                raise ConfigError(f'--what all: there is a label "p_{name}", too; ask for one kind')
+            columns[f"p_{name}"] = column
+    return columns
+
+
+def as_arrays(model: SavedModel, y: Array, what: str, path: Path) -> dict[str, Array]:
+    """Return predictions as arrays for an npz, or the one array of an npy.
+
+    npz: `probabilities` (N, C) and `classes`, names (N,) or 0 and 1 (N, K); or `prediction` (N, K).
+    npy: the probabilities or values, or with what = "classes" indices of classes.
+    """
+    task = model.targets.task
+    if task == "regression":
+        return {"prediction": y}
+    single = path.suffix.lower() == ".npy"
+    classes: Callable[[], Array] = lambda: (y > 0.5).astype(np.int64)  # noqa: E731
+    if task != "multilabel":
+        index = _indices(model, y)
+        classes = lambda: index if single else np.array(model.targets.decode(index))  # noqa: E731
+    if what == "classes":
+        return {"classes": classes()}
+    arrays = {"probabilities": _of_each_class(model, y)}
+    return arrays if single or what == "probabilities" else arrays | {"classes": classes()}
+
+
+def _indices(model: SavedModel, y: Array) -> Array:
+    if model.targets.task == "binary":
+        return (y[:, 0] > 0.5).astype(np.int64)
+    return np.asarray(y.argmax(axis=1))
+
+
+def _of_each_class(model: SavedModel, y: Array) -> Array:
+    """Return probabilities (N, C): a binary model's are of its second class only."""
+    return np.concatenate([1 - y, y], axis=1) if model.targets.task == "binary" else y
+
+
+def _value_names(model: SavedModel, outputs: int) -> list[str]:
+    target = model.config.data.target
+    if not isinstance(target, str) and len(target) == outputs:
+        return list(target)
+    if isinstance(target, str) and outputs == 1 and model.columns.names:
+        return [target]
+    return ["prediction"] if outputs == 1 else [f"prediction_{i}" for i in range(outputs)]

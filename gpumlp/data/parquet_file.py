@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,13 +22,16 @@ BLOCK_ROWS = 2**16
 LIMITS = {"thrift_string_size_limit": 2**26, "thrift_container_size_limit": 2**20}
 
 
-def check_pyarrow(what: str) -> None:
-    """Raise ConfigError about `what`, with the command that installs it, if pyarrow is missing."""
-    if find_spec("pyarrow") is None:
+def load_pyarrow(what: str) -> tuple[Any, Any]:
+    """Return pyarrow and its parquet module; ConfigError about `what`, where it is missing."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
         raise ConfigError(
-            f"{what}: parquet needs pyarrow, which is not installed; "
-            'pip install "gpumlp[parquet]", or give the table as csv'
-        )
+            f'{what}: parquet needs pyarrow, which is missing; pip install "gpumlp[parquet]"'
+        ) from None
+    return pyarrow, parquet
 
 
 def read_parquet(
@@ -44,7 +46,7 @@ def read_parquet(
     that float64 would round, infinite numbers, and whatever else is no such file; ConfigError
     without pyarrow, and FileError if the system refuses to open it.
     """
-    check_pyarrow(source)
+    load_pyarrow(source)
     with open_data(path, source) as stream, blame(source, "parquet"):
         reader = _Reader(stream, path.stat().st_size, source)
         if names is None:
@@ -59,9 +61,7 @@ def read_parquet(
 
 def read_arrow(path: Path, source: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the named columns as they are, arrow arrays, to be written again; raises the same."""
-    check_pyarrow(source)
-    import pyarrow
-
+    pyarrow, _ = load_pyarrow(source)
     with open_data(path, source) as stream, blame(source, "parquet"):
         reader = _Reader(stream, path.stat().st_size, source)
         batches = list(reader.batches(choose(names, reader.names, source)))

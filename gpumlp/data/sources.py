@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .idx import read_idx
 from .mnist import load_mnist
 from .npy import read_npy
 from .npz import read_npz
-from .parquet_file import read_parquet
+from .parquet_file import read_arrow, read_parquet
 from .place import Source, with_columns
 from .table import Table, check, checked_x
 from .types import Array
@@ -101,31 +101,45 @@ def load_other(data: Settings, path: str, target: str | None, features: Features
     return _load_file(data, path, data.target if target is None else target, features)
 
 
-def load_any(
-    data: Settings, source: str, target: str | Sequence[str] | None, features: Features
-) -> Table:
-    """Return the table of any source, read as the main one was; MNIST stands for its test part.
+def load_labelled(source: str, data: Settings, features: Features) -> Table:
+    """Return the table of any source with its targets, whose columns are those of a model.
 
-    `target`, if given, replaces the main source's. Raises as `load`, and DataError where the target
-    or the weights cannot be found.
+    MNIST stands for its test part. Raises as `load`, and DataError where a file has no place for
+    the targets or weights that `data` names.
     """
     kind = kind_of(source)
     _refuse_arrays(kind)
     if kind in ("mnist", "builtin"):
         _refuse_nameless(source, features)
         if kind == "mnist":
-            return check(Table(*load_mnist(data.path)[1], source="mnist test part"))
+            return check(Table(*load_mnist(data.path)[1], source=source))
         return _load_builtin(source)
-    chosen = data.target if target is None else target
-    own = isinstance(chosen, str) and is_file(chosen)
-    if own and kind not in ("npy", "idx"):
-        raise DataError(f"{source}: its targets are in the same file, not in {chosen}")
-    if own and data.sample_weight is not None:
-        raise DataError(
-            f'{source}: has no weights "{data.sample_weight}" beside a file of targets; '
-            "give rows, targets and weights in one file"
-        )
-    return _load_file(data, source, chosen, features)
+    if isinstance(data.target, str) and is_file(data.target):
+        if kind not in ("npy", "idx"):
+            raise DataError(f"{source}: has its targets in itself, not in {data.target}")
+        if data.sample_weight is not None:
+            raise DataError(
+                f'{source}: has no weights "{data.sample_weight}" beside a file of targets; '
+                "give rows, targets and weights in one file"
+            )
+    return _load_file(data, source, data.target, features)
+
+
+def load_cells(source: str, data: Settings, names: Sequence[str]) -> dict[str, Any]:
+    """Return named columns of a file to be written again, see `output.Column`; raises as `load`.
+
+    Cells of a csv are text as it stands there, columns of a parquet file keep their types.
+    """
+    kind = kind_of(source)
+    if kind == "parquet":
+        return read_arrow(Path(source), source, names)
+    if kind == "csv":
+        frame = read_csv(Path(source), source, names, names, verbatim=True)
+    elif kind in ("npy", "idx"):
+        frame = Frame.from_array(load_array(kind, source), source)
+    else:
+        raise DataError(f"{source}: has no columns to keep; tables have, csv or parquet")
+    return dict(zip(names, frame.pick(names), strict=True))
 
 
 def load_rows(source: str, data: Settings, features: Features) -> tuple[Array, str]:
@@ -184,13 +198,13 @@ def _load_file(
     return _from_frame(data, frame, target, features)
 
 
-def is_file(target: str) -> bool:
+def is_file(target: str | Sequence[str]) -> bool:
     """Return whether a target is the name of a data file and not of an array or column.
 
     >>> is_file("y.npy"), is_file("label")
     (True, False)
     """
-    return any(target.lower().endswith(suffix) for suffix in KINDS)
+    return isinstance(target, str) and target.lower().endswith(tuple(KINDS))
 
 
 def _read_table(
