@@ -52,6 +52,7 @@ def read_parquet(
         if names is None:
             names = [name for name in reader.names if not INDEX.fullmatch(name)]
         wanted = choose(names, reader.names, source)
+        reader.check_types(wanted)
         columns = [_Column(name, name in text, Source(source)) for name in wanted]
         for batch in reader.batches(wanted):
             for column in columns:
@@ -83,9 +84,23 @@ class _Reader:
         if self.rows <= 0:
             raise DataError(f"{source}: has no rows")
 
+    def check_types(self, names: Sequence[str]) -> None:
+        """Raise DataError for a column that is neither numbers nor text."""
+        from pyarrow import types
+
+        numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+        for name in names:
+            kind = self._schema.field(name).type
+            inner = kind.value_type if types.is_dictionary(kind) else kind
+            if not _is_text(kind) and not any(is_a(inner) for is_a in (*numeric, types.is_null)):
+                raise DataError(
+                    f"{place(self._source, column=name)} is of type {str(kind)[:100]}, expected "
+                    "numbers or text; leave it out by listing the others in data.features"
+                )
+
     def batches(self, names: Sequence[str]) -> Iterator[Any]:
         """Yield the columns in batches of rows; every index and every text in them was checked."""
-        texts = [name for name in names if _check_type(self._schema.field(name), self._source)]
+        texts = [name for name in names if _is_text(self._schema.field(name).type)]
         self._check_size(names)
         file, rows = self._open(read_dictionary=texts), 0
         # one thread: those of pyarrow would go on living beside ours
@@ -115,22 +130,6 @@ class _Reader:
             raise DataError(
                 f"{self._source}: declares {values} values in {self._size} bytes: damaged"
             )
-
-
-def _check_type(field: Any, source: str) -> bool:
-    """Return whether a column is text; raises DataError if it is no column of numbers either."""
-    from pyarrow import types
-
-    if _is_text(field.type):
-        return True
-    kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-    if not any(is_numeric(kind) for is_numeric in (*numeric, types.is_null)):
-        raise DataError(
-            f"{place(source, column=field.name)} is of type {str(field.type)[:100]}, expected "
-            "numbers or text; leave it out by listing the others in data.features"
-        )
-    return False
 
 
 class _Column:
