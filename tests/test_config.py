@@ -639,7 +639,9 @@ def test_relative_paths_count_from_the_file_and_those_of_overrides_from_the_curr
     assert load_config(path).data.val.path == "/c.npz"
 
 
-@pytest.mark.parametrize("kind", [".npz", ".npy", ".csv", ".CSV.gz", ".idx", "-ubyte.gz"])
+@pytest.mark.parametrize(
+    "kind", [".npz", ".npy", ".csv", ".CSV.gz", ".parquet", ".idx", "-ubyte.gz"]
+)
 def test_files_of_every_kind_count_from_the_configuration(write, tmp_path, kind):
     data = load_config(write(f'[data]\nsource = "a{kind}"\ntest = {{path = "b{kind}"}}\n')).data
     assert data.source == str(tmp_path / f"a{kind}")
@@ -649,7 +651,7 @@ def test_files_of_every_kind_count_from_the_configuration(write, tmp_path, kind)
 def test_folders_and_files_of_targets_count_from_the_configuration_and_names_stay(write, tmp_path):
     mnist = load_config(write('[data]\nsource = "mnist"\npath = "here"\n')).data
     assert mnist.path == str(tmp_path / "here")
-    for source in ("x.npz", "x.csv"):
+    for source in ("x.npz", "x.csv", "x.parquet"):
         path = write(f'[data]\nsource = "{source}"\ntarget = "y.npy"\n')
         assert load_config(path).data.target == "y.npy"
     split = 'test = {path = "tx.npy", target = "ty.npy"}'

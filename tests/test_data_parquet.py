@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import json
 import sys
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpumlp import train
 from gpumlp.config_file import parse_config
 from gpumlp.data import parquet_file
 from gpumlp.data.csv_file import read_csv
 from gpumlp.data.frame import Text
 from gpumlp.data.parquet_file import read_arrow, read_parquet
 from gpumlp.data.prepare import prepare
-from gpumlp.data.sources import load, load_rows
+from gpumlp.data.sources import load, load_labelled, load_rows
 from gpumlp.errors import ConfigError, DataError
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is missing (extra parquet)")
@@ -295,3 +297,43 @@ def test_columns_to_copy_keep_their_types(here):
     kept = read_arrow(here / "t.parquet", "t.parquet", ["id", "a"])
     assert kept["id"].to_pylist() == [2**60 + 1, 5]
     assert list(kept) == ["id", "a"]
+
+
+def test_a_configuration_takes_the_keys_of_tables_for_parquet_and_mixes_it_with_csv():
+    keys = {"categorical": ["w"], "missing": "mean", "sample_weight": "s", "features": ["w", "a"]}
+    assert data("t.parquet", test={"path": "t.csv"}, **keys).missing == "mean"
+    assert data("t.csv", val={"path": "v.parquet"}, **keys).val.path == "v.parquet"
+    with pytest.raises(ConfigError, match="must be a csv or parquet file if data.source is one"):
+        data("t.parquet", test={"path": "t.npz"})
+
+
+def test_training_from_parquet_is_training_from_csv(here, capsys):
+    rows = [(i / 7, "red" if i % 3 else "blue", "yes" if i % 4 > 1 else "no") for i in range(60)]
+    columns = dict(zip(("size", "colour", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+    write("t.parquet", columns, compression="zstd")
+    lines = ["size,colour,kind", *(f"{size!r},{colour},{kind}" for size, colour, kind in rows)]
+    (here / "t.csv").write_text("\n".join(lines))
+    summaries = []
+    for name in ("t.csv", "t.parquet"):
+        settings = [f"data.source={name}", "data.target=kind", "train.epochs=3", "log.plots=false"]
+        more = [part for setting in settings for part in ("--set", setting)]
+        assert (
+            train.main(["--config", "breast_cancer", *more, "-q", "--run-dir", f"{name}-run"]) == 0
+        )
+        summaries.append(json.loads((here / f"{name}-run/summary.json").read_text()))
+    assert capsys.readouterr().err == ""
+    first, second = ({k: s[k] for k in ("train", "val", "test")} for s in summaries)
+    assert first == second
+
+
+def test_columns_that_are_missing_besides_the_target_are_named_with_it(here):
+    (here / "m.csv").write_text("w,colour,label\n" + "1,red,no\n2,blue,yes\n" * 4)
+    features = load(data("m.csv"))[0].features
+    for name in ("new.parquet", "new.csv"):
+        write("new.parquet", {"color": ["red"], "size": [1]})
+        (here / "new.csv").write_text("color,size\nred,1\n")
+        with pytest.raises(DataError) as caught:
+            load_labelled(name, data("m.csv"), features)
+        assert str(caught.value) == (
+            f'{name}: no columns "w", "colour" (did you mean "color"?), "label"; it has color, size'
+        )
