@@ -20,8 +20,8 @@ from .console import guarded
 
 COMMANDS = {
     "train": (train, "train a network from one TOML file"),
-    "evaluate": (evaluate, "loss and metrics on any data; a gate with --min and --max"),
-    "predict": (predict, "write classes, probabilities or values of any data"),
+    "evaluate": (evaluate, "metrics of a model on any data, as a gate on request"),
+    "predict": (predict, "classes, probabilities or values for any data"),
     "features": (features, "write the activations of a layer: the notes' feature extraction"),
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),

@@ -303,7 +303,7 @@ def test_a_configuration_takes_the_keys_of_tables_for_parquet_and_mixes_it_with_
     keys = {"categorical": ["w"], "missing": "mean", "sample_weight": "s", "features": ["w", "a"]}
     assert data("t.parquet", test={"path": "t.csv"}, **keys).missing == "mean"
     assert data("t.csv", val={"path": "v.parquet"}, **keys).val.path == "v.parquet"
-    with pytest.raises(ConfigError, match="must be a csv or parquet file if data.source is one"):
+    with pytest.raises(ConfigError, match="must be a csv or parquet file"):
         data("t.parquet", test={"path": "t.npz"})
 
 
