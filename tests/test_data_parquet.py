@@ -293,10 +293,20 @@ def test_csv_and_parquet_go_together(here):
 
 def test_columns_to_copy_keep_their_types(here):
     when = datetime.datetime(2020, 1, 2)
-    write("t.parquet", {"id": [2**60 + 1, 5], "when": [when, when], "a": [1, 2]})
-    kept = read_arrow(here / "t.parquet", "t.parquet", ["id", "a"])
-    assert kept["id"].to_pylist() == [2**60 + 1, 5]
-    assert list(kept) == ["id", "a"]
+    columns = {
+        "id": [2**60 + 1, 5],
+        "when": [when, when],
+        "s": ["x", None],
+        "c": pyarrow.array(["x", "y"]).dictionary_encode(),
+        "v": [[1], [2, 3]],
+    }
+    write("t.parquet", columns | {"other": [1, 2]})
+    kept = read_arrow(here / "t.parquet", "t.parquet", list(columns))
+    expected = pyarrow.table(columns)
+    assert list(kept) == list(columns)
+    for name, column in kept.items():
+        assert column.type == expected[name].type
+        assert column.to_pylist() == expected[name].to_pylist()
 
 
 def test_a_configuration_takes_the_keys_of_tables_for_parquet_and_mixes_it_with_csv():

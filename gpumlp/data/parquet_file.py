@@ -66,7 +66,14 @@ def read_arrow(path: Path, source: str, names: Sequence[str]) -> dict[str, Any]:
     with open_data(path, source) as stream, blame(source, "parquet"):
         reader = _Reader(stream, path.stat().st_size, source)
         batches = list(reader.batches(choose(names, reader.names, source)))
-        return {name: pyarrow.chunked_array([b.column(name) for b in batches]) for name in names}
+        columns = {n: pyarrow.chunked_array([b.column(n) for b in batches]) for n in names}
+        # strings were read as dictionaries
+        return {
+            name: column
+            if column.type == reader.type_of(name)
+            else column.cast(reader.type_of(name))
+            for name, column in columns.items()
+        }
 
 
 class _Reader:
@@ -84,13 +91,17 @@ class _Reader:
         if self.rows <= 0:
             raise DataError(f"{source}: has no rows")
 
+    def type_of(self, name: str) -> Any:
+        """Return the arrow type of a column."""
+        return self._schema.field(name).type
+
     def check_types(self, names: Sequence[str]) -> None:
         """Raise DataError for a column that is neither numbers nor text."""
         from pyarrow import types
 
         numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
         for name in names:
-            kind = self._schema.field(name).type
+            kind = self.type_of(name)
             inner = kind.value_type if types.is_dictionary(kind) else kind
             if not _is_text(kind) and not any(is_a(inner) for is_a in (*numeric, types.is_null)):
                 raise DataError(
@@ -100,7 +111,7 @@ class _Reader:
 
     def batches(self, names: Sequence[str]) -> Iterator[Any]:
         """Yield the columns in batches of rows; every index and every text in them was checked."""
-        texts = [name for name in names if _is_text(self._schema.field(name).type)]
+        texts = [name for name in names if _is_text(self.type_of(name))]
         self._check_size(names)
         file, rows = self._open(read_dictionary=texts), 0
         # one thread: those of pyarrow would go on living beside ours
