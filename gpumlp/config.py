@@ -123,7 +123,7 @@ Device = Annotated[
     Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,4})$"),
     expects('"auto", "cpu", "cuda" or "cuda:N"'),
 ]
-FILES = ".npz, .npy, .csv, .csv.gz or IDX"
+FILES = ".npz, .npy, .csv, .csv.gz, .parquet or IDX"
 FILE = rf"(?i:.+({'|'.join(map(re.escape, KINDS))}))"
 DataFile = Annotated[str, Field(pattern=rf"^{FILE}$"), expects(f"the path of a file: {FILES}")]
 Source = Annotated[
@@ -208,10 +208,11 @@ class Data(Section):
     )
     sample_weight: str | None = Field(default=None, description="array or column of weights")
     categorical: Names = Field(
-        default=(), description="csv: columns of numbers that are categories all the same"
+        default=(), description="tables: columns of numbers that are categories all the same"
     )
     missing: Literal["error", "mean"] = Field(
-        default="error", description="csv: an empty cell is an error, or the training part's mean"
+        default="error",
+        description="tables: an empty cell is an error, or the training part's mean",
     )
     scale: Literal["none", "standard", "minmax"] = Field(
         default="standard", description="scaling of the inputs, fitted on the training part only"

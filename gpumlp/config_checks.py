@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .config import TASK_LOSSES, TASK_METRICS, Config, Section
-from .data.sources import ARRAYS, is_file, kind_of
+from .data.sources import ARRAYS, TABLES, is_file, kind_of
 
 
 class Clash(NamedTuple):
@@ -52,8 +52,9 @@ def _in_data(config: Config) -> Iterator[Clash]:
     for path, split in (("data.test", data.test), ("data.val", data.val)):
         if split and split.fraction is None and split.path is None:
             yield Clash((path,), "needs fraction or path")
-        if split and split.path and (kind_of(split.path) == "csv") != (kind == "csv"):
-            problem = f"must be a csv file if data.source is one, and only then, got {split.path}"
+        if split and split.path and (kind_of(split.path) in TABLES) != (kind in TABLES):
+            tables = "must be a csv or parquet file if data.source is one, and only then"
+            problem = f"{tables}, got {split.path}"
             yield Clash((f"{path}.path", "data.source"), problem)
         if split and split.target is not None and not (split.path and own_target):
             yield Clash((f"{path}.target",), "belongs to path, where data.target is a file too")
@@ -63,11 +64,11 @@ def _in_data(config: Config) -> Iterator[Clash]:
             yield Clash((f"data.{key}", "data.target"), problem)
     belong: dict[str, tuple[str, ...]] = {
         "path": ("mnist",),
-        "features": ("csv", "npz", "npy", "idx"),
-        "target": ("csv", "npz", "npy", "idx"),
-        "sample_weight": ("csv", "npz", "npy", "idx"),
-        "categorical": ("csv",),
-        "missing": ("csv",),
+        "features": (*TABLES, "npz", "npy", "idx"),
+        "target": (*TABLES, "npz", "npy", "idx"),
+        "sample_weight": (*TABLES, "npz", "npy", "idx"),
+        "categorical": TABLES,
+        "missing": TABLES,
     }
     for key, kinds in belong.items():
         given = getattr(data, key) != type(data).model_fields[key].default

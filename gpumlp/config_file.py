@@ -167,7 +167,7 @@ def _make_paths_absolute(mapping: dict[str, Any], folder: Path) -> None:
         if not isinstance(table, dict):
             continue
         source = str(table.get(key))
-        if is_file(source) and not re.search(r"\.(npz|csv(\.gz)?)$", source, re.IGNORECASE):
+        if is_file(source) and not re.search(r"\.(npz|csv(\.gz)?|parquet)$", source, re.IGNORECASE):
             _make_absolute(table, "target", folder)  # in those two it names an array or a column
         _make_absolute(table, key, folder)
     if isinstance(data.get("path"), str):  # of a folder

@@ -137,6 +137,7 @@ class Experiment:
             data.targets,
             data.features,
             data.target_scaler,
+            self.class_weight,
         )
 
     def summary(

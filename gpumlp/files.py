@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def file_errors(path: Path) -> Iterator[None]:
         raise FileError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file of that content: temporary file, fsync, rename, fsync of the folder.
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file of that content, whole or in pieces: temporary file, fsync, rename, fsync.
 
     Raises FileError when the file system refuses; what was there before is then untouched.
     """
@@ -36,7 +36,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     with file_errors(path):
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

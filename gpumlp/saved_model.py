@@ -40,7 +40,8 @@ class SavedModel:
 
     `predict` returns probabilities or values for unscaled rows (N, D), `classify` class names,
     `features` the activations of a layer (see `Sequential.features`). `columns` says how the
-    columns of a file become such rows (see `data.sources.load_rows`).
+    columns of a file become such rows (see `data.sources.load_rows`). `class_weight`, (C,) or
+    None, is what the loss of a row of each class counted in training.
     """
 
     config: Config
@@ -50,6 +51,7 @@ class SavedModel:
     targets: Targets
     columns: Features = field(default_factory=Features)
     target_scaler: Scaler | None = None
+    class_weight: Array | None = None
 
     def predict(self, x: Array) -> Array:
         """Return probabilities (N, C), (N, 1) or (N, K), or values (N, K), as a NumPy array."""
@@ -100,6 +102,8 @@ class SavedModel:
             "features": self.columns.to_dict(),
             "targets": self.targets.to_dict(),
         }
+        if self.class_weight is not None:
+            about["class_weight"] = np.asarray(self.class_weight, np.float64).tolist()
         about["sha256"] = _digest(tensors, about)
         # one entry, because safetensors writes several in an order that changes from run to run
         write_atomically(path, save(tensors, {"gpumlp": json.dumps(about)}))
@@ -156,7 +160,17 @@ def _assembled(
     loss = build_loss(config, backend)
     features = Features.from_dict(about["features"])
     target_scaler = _scaler("target_scaler", tensors, about)
-    return SavedModel(config, network, loss, scaler, targets, features, target_scaler)
+    weight = about.get("class_weight")
+    return SavedModel(
+        config,
+        network,
+        loss,
+        scaler,
+        targets,
+        features,
+        target_scaler,
+        None if weight is None else np.array(weight, backend.dtype),
+    )
 
 
 def _scaler(name: str, tensors: Mapping[str, Array], about: Mapping[str, Any]) -> Scaler | None:

@@ -117,7 +117,7 @@ def test_a_single_problem_is_counted_in_the_singular():
             {"data": {"source": "x.xls"}},
             "data.source",
             f'expected "builtin:NAME" with one of {", ".join(schema.BUILTIN)}; '
-            '"mnist"; or a file: .npz, .npy, .csv, .csv.gz or IDX, got "x.xls"',
+            '"mnist"; or a file: .npz, .npy, .csv, .csv.gz, .parquet or IDX, got "x.xls"',
         ),
         (
             {"data": DIGITS | {"test": 0.2}},
@@ -207,17 +207,17 @@ def test_a_single_problem_is_counted_in_the_singular():
         (
             {"data": DIGITS | {"missing": "mean"}},
             "data.missing",
-            "belongs to csv sources, not to builtin:digits",
+            "belongs to csv, parquet sources, not to builtin:digits",
         ),
         (
             {"data": DIGITS | {"target": "price"}},
             "data.target",
-            "belongs to csv, npz, npy, idx sources, not to builtin:digits",
+            "belongs to csv, parquet, npz, npy, idx sources, not to builtin:digits",
         ),
         (
             {"data": {"source": "x.npz", "categorical": ["a"]}},
             "data.categorical",
-            "belongs to csv sources, not to x.npz",
+            "belongs to csv, parquet sources, not to x.npz",
         ),
         (
             {"data": {"source": "x.csv", "path": "here"}},
@@ -232,12 +232,12 @@ def test_a_single_problem_is_counted_in_the_singular():
         (
             {"data": {"source": "x.csv", "test": {"path": "t.npz"}}},
             "data.test.path",
-            "must be a csv file if data.source is one, and only then, got t.npz",
+            "must be a csv or parquet file if data.source is one, and only then, got t.npz",
         ),
         (
             {"data": DIGITS | {"val": {"path": "v.csv"}}},
             "data.val.path",
-            "must be a csv file if data.source is one, and only then, got v.csv",
+            "must be a csv or parquet file if data.source is one, and only then, got v.csv",
         ),
         (
             {"data": {"source": "x.npy", "val": {"path": "v.npy", "target": "w.npy"}}},
@@ -639,7 +639,9 @@ def test_relative_paths_count_from_the_file_and_those_of_overrides_from_the_curr
     assert load_config(path).data.val.path == "/c.npz"
 
 
-@pytest.mark.parametrize("kind", [".npz", ".npy", ".csv", ".CSV.gz", ".idx", "-ubyte.gz"])
+@pytest.mark.parametrize(
+    "kind", [".npz", ".npy", ".csv", ".CSV.gz", ".parquet", ".idx", "-ubyte.gz"]
+)
 def test_files_of_every_kind_count_from_the_configuration(write, tmp_path, kind):
     data = load_config(write(f'[data]\nsource = "a{kind}"\ntest = {{path = "b{kind}"}}\n')).data
     assert data.source == str(tmp_path / f"a{kind}")
@@ -649,7 +651,7 @@ def test_files_of_every_kind_count_from_the_configuration(write, tmp_path, kind)
 def test_folders_and_files_of_targets_count_from_the_configuration_and_names_stay(write, tmp_path):
     mnist = load_config(write('[data]\nsource = "mnist"\npath = "here"\n')).data
     assert mnist.path == str(tmp_path / "here")
-    for source in ("x.npz", "x.csv"):
+    for source in ("x.npz", "x.csv", "x.parquet"):
         path = write(f'[data]\nsource = "{source}"\ntarget = "y.npy"\n')
         assert load_config(path).data.target == "y.npy"
     split = 'test = {path = "tx.npy", target = "ty.npy"}'

@@ -16,6 +16,7 @@ FRAME = Frame(
         "digits": Text(("3", "1.0", "1"), np.array([0, 1, 2, 0])),
     },
     LINES,
+    gaps=True,
 )
 
 
@@ -91,3 +92,17 @@ def test_a_place_is_named_as_in_the_file():
     assert place(LINES, 0, "z") == 'my.csv: line 2, column "z"'
     assert place(with_columns("m.npy", ("4",)), 7) == 'm.npy: row 7, column "4" (counted from 0)'
     assert place("m.npz", 7, 4) == "m.npz: row 7, column 4 (counted from 0)"
+
+
+def test_all_names_that_are_missing_are_said_at_once():
+    with pytest.raises(DataError) as caught:
+        choose(["hight", "age", "hight", "zzz"], ["age", "height"], "m.csv")
+    assert str(caught.value) == (
+        'm.csv: no columns "hight" (did you mean "height"?), "zzz"; it has age, height'
+    )
+
+
+def test_gaps_are_said_by_the_frame_and_counted_from_0_without_lines():
+    frame = Frame({"a": np.array([1.0, np.nan])}, Source("t.parquet"), gaps=True)
+    with pytest.raises(DataError, match=r't\.parquet: row 1, column "a" \(counted from 0\): the w'):
+        frame.numbers("a", "the weight")

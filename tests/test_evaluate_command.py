@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from idx_files import idx_bytes
 
 from gpumlp import cli, train
-from gpumlp.commands.evaluate import Gate, by_class, read_gates
+from gpumlp.commands.evaluate import Gate, by_class, read_gates, report
 from gpumlp.data.targets import Targets
 from gpumlp.errors import ConfigError
 
@@ -204,3 +205,143 @@ def test_help_names_the_options(evaluate):
     assert code == 0
     for option in ("--data", "--target", "--metrics", "--min", "--max", "--json", "--device"):
         assert option in out
+
+
+@pytest.mark.parametrize("weight", ["'balanced'", "{no = 3.0}"])
+def test_a_file_of_the_test_rows_gives_the_numbers_of_training(tmp_path, evaluate, weight):
+    """With weights of rows and classes, and what "balanced" was belongs to the training rows."""
+    weighted = [f"{row},{i % 3 + 1}" for i, row in enumerate(ROWS)]
+    for name, rows in (("train", weighted[:45]), ("test", weighted[40:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["size,colour,kind,w", *rows]))
+    settings = [
+        *(f"data.source='{tmp_path / 'train.csv'}'", f"data.test={{path='{tmp_path}/test.csv'}}"),
+        *("data.target='kind'", "data.sample_weight='w'", "model.task='binary'"),
+        f"loss.class_weight={weight}",
+    ]
+    summary = trained(tmp_path / "run", "full_batch", settings)
+    for arguments in ([], ["--data", tmp_path / "test.csv"]):
+        found = json.loads(evaluate(tmp_path / "run", *arguments, "--json", "--device", "cpu")[1])
+        assert {k: found[k] for k in summary["test"]} == summary["test"]
+
+
+def test_images_of_bytes_and_several_labels_give_the_numbers_of_training(tmp_path, evaluate):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (80, 4, 4), dtype=np.uint8)
+    many = (x.reshape(80, 16)[:, :3] > 127).astype(np.uint8)
+    (tmp_path / "x-ubyte").write_bytes(idx_bytes(x))
+    (tmp_path / "y-ubyte").write_bytes(idx_bytes((x[:, 0, 0] // 90).astype(np.uint8)))
+    np.savez(tmp_path / "m.npz", x=x, label=many)
+    images = [f"data.source='{tmp_path / 'x-ubyte'}'", f"data.target='{tmp_path / 'y-ubyte'}'"]
+    labels = [f"data.source='{tmp_path / 'm.npz'}'", "model.task='multilabel'"]
+    for name, settings in (("images", images), ("labels", labels)):
+        more = ["data.scale='minmax'", "data.test={fraction=0.25, stratify=false}"]
+        summary = trained(tmp_path / name, "full_batch", [*settings, *more])
+        found = json.loads(evaluate(tmp_path / name, "--json", "--device", "cpu")[1])
+        assert {k: found[k] for k in summary["test"]} == summary["test"]
+    assert [one["class"] for one in found["classes"]] == ["0", "1", "2"]
+
+
+def test_several_labels_are_scored_as_scikit_learn_does():
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is missing")
+    rng = np.random.default_rng(1)
+    y, prediction = (rng.random((50, 3)) > 0.5).astype(float), rng.random((50, 3))
+    found = by_class(Targets("multilabel", ("0", "1", "2"), 3), y, prediction, ["a", "b", "c"])
+    columns = metrics.precision_recall_fscore_support(y, prediction > 0.5)
+    for i, one in enumerate(found):
+        assert one["class"] == "abc"[i]
+        expected = [column[i] for column in columns]
+        assert [one[k] for k in ("precision", "recall", "f1", "rows")] == pytest.approx(expected)
+
+
+def test_targets_of_the_training_rows_are_not_those_of_other_rows(tmp_path, evaluate):
+    np.save(tmp_path / "x.npy", np.arange(24.0).reshape(8, 3))
+    np.save(tmp_path / "y.npy", np.arange(8) % 2)
+    source = [f"data.source='{tmp_path / 'x.npy'}'", f"data.target='{tmp_path / 'y.npy'}'"]
+    trained(tmp_path / "run", "full_batch", source)
+    np.save(tmp_path / "new.npy", np.ones((8, 3)))
+    code, _, err = evaluate(tmp_path / "run", "--data", tmp_path / "new.npy")
+    assert code == 2
+    assert "needs --target NAME|FILE" in err
+    np.savez(tmp_path / "new.npz", x=np.ones((8, 3)), kind=np.arange(8) % 2)
+    assert evaluate(tmp_path / "run", "--data", tmp_path / "new.npz", "--target", "kind")[0] == 0
+
+
+def test_columns_of_a_matrix_are_found_by_name_beside_a_file_of_targets(tmp_path, evaluate):
+    x = np.random.default_rng(2).normal(size=(40, 4))
+    x[:, 3] = x[:, 0] > 0
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x[:, 3])
+    settings = [f"data.source='{tmp_path / 'x.npy'}'", "data.features=['2', '0']"]
+    trained(tmp_path / "run", "full_batch", [*settings, "data.target='3'"])
+    own = evaluate(tmp_path / "run", "--data", tmp_path / "x.npy", "--json")
+    beside = ["--data", tmp_path / "x.npy", "--target", tmp_path / "y.npy"]
+    assert (
+        json.loads(own[1])["loss"]
+        == json.loads(evaluate(tmp_path / "run", *beside, "--json")[1])["loss"]
+    )
+
+
+def test_weights_that_a_file_cannot_have_are_missed(tmp_path, evaluate):
+    x = np.random.default_rng(2).normal(size=(40, 3))
+    y = (x[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "x.npz", x=x, label=y, w=np.arange(40.0))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    source = [f"data.source='{tmp_path / 'x.npz'}'", "data.sample_weight='w'"]
+    trained(tmp_path / "run", "full_batch", source)
+    beside = ["--data", tmp_path / "x.npy", "--target", tmp_path / "y.npy"]
+    code, _, err = evaluate(tmp_path / "run", *beside)
+    assert code == 3
+    assert 'has no weights "w" beside a file of targets' in err
+
+
+def test_data_that_changed_in_test_rows_only_are_noticed(tmp_path, evaluate):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["size,colour,kind", *ROWS]))
+    settings = [
+        *(f"data.source='{tmp_path / 'train.csv'}'", f"data.test={{path='{tmp_path}/test.csv'}}"),
+        *("data.target='kind'", "model.task='binary'"),
+    ]
+    trained(tmp_path / "run", "full_batch", settings)
+    assert evaluate(tmp_path / "run")[0] == 0
+    (tmp_path / "test.csv").write_text("\n".join(["size,colour,kind", *ROWS[:50]]))
+    code, _, err = evaluate(tmp_path / "run")
+    assert code == 3
+    assert "is not what the model was trained on any more" in err
+
+
+def test_values_that_the_loss_does_not_take_are_data_errors(tmp_path, evaluate):
+    (tmp_path / "t.csv").write_text("x,n\n" + "".join(f"{i},{i % 4}\n" for i in range(40)))
+    settings = [f"data.source='{tmp_path / 't.csv'}'", "data.target='n'", "loss.name='poisson'"]
+    trained(tmp_path / "run", "diabetes", [*settings, "data.target_scale='none'"])
+    (tmp_path / "new.csv").write_text("x,n\n1,2\n2,-1\n")
+    code, _, err = evaluate(tmp_path / "run", "--data", tmp_path / "new.csv")
+    assert code == 3
+    assert "new.csv" in err
+
+
+def test_many_classes_are_shown_on_request(tmp_path, evaluate):
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    np.savez(tmp_path / "x.npz", x=x, label=np.arange(100) % 25)
+    trained(tmp_path / "run", "full_batch", [f"data.source='{tmp_path / 'x.npz'}'"])
+    assert len(evaluate(tmp_path / "run")[1].splitlines()) == 2
+    assert len(evaluate(tmp_path / "run", "-v")[1].splitlines()) == 2 + 1 + 25
+
+
+def test_names_of_classes_obey_nobody():
+    rows = [{"class": "a\x1b[2J" + "b" * 90, "rows": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}]
+    last = report("s", 1, {"loss": 0.0}, rows).splitlines()[-1]
+    assert last.startswith(r"a\x1b[2Jbbb")
+    assert "..." in last
+
+
+def test_parquet_is_evaluated_as_csv(table, tmp_path, evaluate):
+    pandas = pytest.importorskip("pandas", reason="pandas is missing")
+    pytest.importorskip("pyarrow", reason="pyarrow is missing (extra parquet)")
+    frame = pandas.read_csv(table / "table.csv")
+    frame[["kind", "size", "colour"]].assign(more=1).to_parquet(tmp_path / "t.parquet")
+    same = evaluate(table / "run", "--data", table / "table.csv", "--json")
+    again = evaluate(table / "run", "--data", tmp_path / "t.parquet", "--json")
+    first, second = json.loads(same[1]), json.loads(again[1])
+    assert first.pop("data") != second.pop("data")
+    assert first == second

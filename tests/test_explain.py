@@ -399,7 +399,7 @@ def test_a_run_whose_data_changed_is_refused(here, capsys):
     capsys.readouterr()
     code, _, err = run(capsys, "run", "--sample", 1)
     assert code == 3
-    assert "not the data that run was trained on" in err
+    assert "is not what the model was trained on any more" in err
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_a_null_byte_in_the_path_is_refused(here, capsys, ending):
     )
 
 
-@pytest.mark.parametrize("source", ["x.pkl", "x", "", "builtin:nothing", "http://a/x.parquet"])
+@pytest.mark.parametrize("source", ["x.pkl", "x", "", "builtin:nothing", "http://a/x.feather"])
 def test_a_source_of_no_known_kind_is_a_problem_of_the_configuration(here, capsys, source):
     got, err = nothing_trains(capsys, source)
     assert got == 2

@@ -8,6 +8,8 @@ import pytest
 from test_evaluate_command import ROWS, trained
 
 from gpumlp import cli
+from gpumlp.commands import model_and_rows
+from gpumlp.data import output
 from gpumlp.saved_model import load_model
 
 CSV = "\n".join(["id,size,colour,kind", *(f"row{i},{row}" for i, row in enumerate(ROWS))]) + "\n"
@@ -149,7 +151,7 @@ def test_a_file_without_targets_is_enough(predict, tmp_path):
         ("binary", ["--out", "p.npy", "--keep", "id"], 2, "--keep: .npy holds numbers"),
         ("binary", ["--out", "-", "--keep", "nmae"], 3, 'no column "nmae"'),
         ("values", ["--out", "-", "--what", "classes"], 2, "a regression has values only"),
-        ("values", ["--out", "-", "--keep", "x"], 3, "only csv files have columns to keep"),
+        ("values", ["--out", "-", "--keep", "x"], 3, "values.npz: has no columns to keep"),
         ("binary", ["--out", "none/p.csv"], 6, "no such folder"),
         ("binary", ["--out", "-", "--data", "few.csv"], 3, 'no columns "size", "colour"'),
         ("values", ["--out", "-", "--data", "builtin:digits"], 3, "64 columns, the training data"),
@@ -184,3 +186,69 @@ def test_help_names_the_options(predict):
     assert code == 0
     for option in ("--data", "--out", "--what", "--keep", "--overwrite", "--device"):
         assert option in out
+
+
+def test_kept_cells_are_as_they_were(predict, tmp_path):
+    """Namibia is NA, zip codes begin with 0, notes are long."""
+    rows = [f'NA,007,"{"long, " * 60}",{row}' for row in ROWS[:3]]
+    (tmp_path / "new.csv").write_text("\n".join(["country,zip,note,size,colour,kind", *rows]))
+    keep = [part for name in ("country", "zip", "note", "size") for part in ("--keep", name)]
+    out = predict("binary", "--data", "new.csv", "--out", "-", *keep)[1]
+    for row, source in zip(rows_of(out), ROWS, strict=False):
+        assert (row["country"], row["zip"]) == ("NA", "007")
+        assert (row["note"], row["size"]) == (("long, " * 60).strip(), source.split(",")[0])
+
+
+def test_parquet_in_and_out_keeps_types(folder, predict, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is missing")
+    pytest.importorskip("pyarrow", reason="pyarrow is missing (extra parquet)")
+    table = pandas.read_csv(folder / "table.csv")
+    table["id"] = np.arange(60) + 2**60
+    table["when"] = pandas.date_range("2020-01-01", periods=60)
+    table.to_parquet("t.parquet", index=False)
+    keep = ["--keep", "when", "--keep", "id", "--keep", "id"]
+    for name in ("p.parquet", "p.csv"):
+        assert predict("binary", "--data", "t.parquet", "--out", name, *keep)[0] == 0
+    found = pandas.read_parquet("p.parquet")
+    assert list(found) == ["when", "id", "class", "p_no", "p_yes"]
+    assert (found["id"] == table["id"]).all()
+    assert (found["when"] == table["when"]).all()
+    rows = rows_of((tmp_path / "p.csv").read_text())
+    assert [row["id"] for row in rows] == [str(2**60 + i) for i in range(60)]
+    assert rows[1]["when"].startswith("2020-01-02")
+    plain = rows_of(predict("binary", "--out", "-")[1])
+    assert [row["p_yes"] for row in rows] == [row["p_yes"] for row in plain]
+
+
+def test_what_csv_has_no_text_for_is_refused(folder, predict, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is missing (extra parquet)")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing (extra parquet)")
+    columns = {"size": [1.0], "colour": ["red"], "vector": [[1, 2]]}
+    parquet.write_table(pyarrow.table(columns), "t.parquet")
+    keep = ["--data", "t.parquet", "--keep", "vector"]
+    code, _, err = predict("binary", *keep, "--out", "p.csv")
+    assert code == 3
+    assert 'column "vector" is of type list' in err
+    assert predict("binary", *keep, "--out", "p.parquet")[0] == 0
+    assert parquet.read_table("p.parquet")["vector"].to_pylist() == [[1, 2]]
+
+
+def test_labels_are_called_as_their_columns(tmp_path, predict):
+    rows = [f"{i % 5},{i % 2},{i % 3 > 1:d}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,cat,dog", *rows]))
+    settings = ["data.target=['cat', 'dog']", "model.task='multilabel'"]
+    trained(tmp_path / "run", "full_batch", [f"data.source='{tmp_path / 't.csv'}'", *settings])
+    out = predict(tmp_path / "run", "--out", "-")[1]
+    assert list(rows_of(out)[0]) == ["cat", "dog", "p_cat", "p_dog"]
+
+
+def test_rows_that_come_in_blocks_are_the_same(folder, predict, monkeypatch, tmp_path):
+    assert predict("binary", "--out", "whole.npy")[0] == 0
+    monkeypatch.setattr(model_and_rows, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(output, "BLOCK_ROWS", 7)
+    assert predict("binary", "--out", "blocks.npy")[0] == 0
+    np.testing.assert_allclose(np.load("blocks.npy"), np.load("whole.npy"), rtol=1e-6)
+    rows = rows_of(predict("binary", "--out", "-")[1])
+    assert np.array_equal(
+        np.array([row["p_yes"] for row in rows], np.float32), np.load("blocks.npy")[:, 1]
+    )

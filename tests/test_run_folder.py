@@ -18,7 +18,7 @@ from gpumlp.config_file import config_text, load_config, parse_config
 from gpumlp.data.fingerprint import fingerprint
 from gpumlp.data.sources import load
 from gpumlp.engine import ENGINES
-from gpumlp.errors import ConfigError, FileError
+from gpumlp.errors import ConfigError, DataError, FileError
 from gpumlp.files import write_atomically
 from gpumlp.losses import SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
@@ -453,6 +453,21 @@ def test_an_atomic_write_makes_and_replaces_a_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     write_atomically(path, b"new")
+    assert files_of(tmp_path) == {"file": b"new"}
+
+
+def test_an_atomic_write_in_pieces_that_breaks_off_changes_nothing(tmp_path):
+    def pieces(whole):
+        yield from (b"ne", b"w")
+        if not whole:
+            raise DataError("no more")
+
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(DataError):
+        write_atomically(path, pieces(whole=False))
+    assert files_of(tmp_path) == {"file": b"old"}
+    write_atomically(path, pieces(whole=True))
     assert files_of(tmp_path) == {"file": b"new"}
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from ..data.prepare import Part, prepare
-from ..data.sources import load_labelled
+from ..console import show
+from ..data.prepare import Part, prepare_other
+from ..data.sources import KINDS, is_file, kind_of, load_labelled
 from ..data.targets import Targets
 from ..data.types import Array
-from ..data.weights import class_weights
 from ..errors import CheckFailed, ConfigError, DataError
-from ..metrics import confusion_matrix, select
+from ..metrics import select
 from ..optimizers import SGD
 from ..run_folder import to_json
 from ..saved_model import SavedModel
 from ..trainer import Trainer
 from ..wording import count, number
-from .model_and_rows import add_model_arguments, check_width, open_model
+from .model_and_rows import add_model_arguments, check_width, label_names, open_model, prepare_again
 
 SHOWN_CLASSES = 20
 
@@ -29,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, "the run's test part, or what there is")
     parser.add_argument(
         "--target",
+        action="append",
         metavar="NAME|FILE",
-        help="column or array of the targets, or a file of them; default: the run's",
+        help="column or array of the targets, or for npy and IDX a file of them; repeatable where "
+        "there are several columns; default: the run's",
     )
     parser.add_argument("--metrics", metavar="A,B", help="instead of the run's")
     for name, what in (("min", "least"), ("max", "greatest")):
@@ -41,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="METRIC=VALUE",
             help=f"the {what} value that is good enough, otherwise exit code 7; repeatable",
         )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help=f"show the table of classes even if there are more than {SHOWN_CLASSES}",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -63,27 +71,30 @@ class Gate:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print, and raise CheckFailed for a gate that is not passed."""
     model = open_model(options)
-    names = None if options.metrics is None else options.metrics.split(",")
+    names = None if options.metrics is None else [n.strip() for n in options.metrics.split(",")]
     gates = read_gates(options.min, True) + read_gates(options.max, False)
-    shown = list(model.config.metrics if names is None else names)
-    wanted = list(dict.fromkeys([*shown, *(g.metric for g in gates if g.metric != "loss")]))
+    shown = [*(model.config.metrics if names is None else names), *(g.metric for g in gates)]
+    wanted = [name for name in dict.fromkeys(shown) if name != "loss"]  # which is always there
     select(model.targets.task, wanted, model.targets.outputs)  # or ConfigError, before any data
-    part, source, weight = labelled_part(model, options.data, options.target)
+    part, source = labelled_part(model, options)
     trainer = Trainer(
         model.network,
         model.loss,
         SGD(),
         metrics=wanted,
-        class_weight=weight,
+        class_weight=model.class_weight,
         unscale=None if model.target_scaler is None else model.target_scaler.inverse,
     )
-    results = trainer.evaluate(part.x, part.y, part.sample_weight)
-    classes = by_class(model.targets, part.y, np.asarray(trainer_output(trainer, part)))
+    try:
+        results = trainer.evaluate(part.x, part.y, part.sample_weight)
+    except ValueError as error:  # targets that the loss does not take, weights that are all 0
+        raise DataError(f"{source}: {error}") from None
+    classes = by_class(model.targets, part.y, trainer_output(trainer, part), label_names(model))
     if options.json:
         found = {"data": source, "rows": len(part.x), **results}
-        print(to_json(found | ({"classes": classes} if classes else {}), indent=2))
+        show(to_json(found | ({"classes": classes} if classes else {}), indent=2))
     else:
-        print(report(source, len(part.x), results, classes))
+        show(report(source, len(part.x), results, classes, options.verbose))
     failed = [problem for gate in gates if (problem := gate.failed(results))]
     if failed:
         raise CheckFailed(f"{source}: {'; '.join(failed)}")
@@ -115,63 +126,46 @@ def read_gates(given: Sequence[str], least: bool) -> list[Gate]:
     return gates
 
 
-def labelled_part(
-    model: SavedModel, data: str | None, target: str | None
-) -> tuple[Part, str, Array | None]:
-    """Return scaled rows with targets, what they are, and the weights of the classes, if any.
+def labelled_part(model: SavedModel, options: argparse.Namespace) -> tuple[Part, str]:
+    """Return scaled rows with targets, and what they are.
 
-    Without `data` they are the run's own test part, or what there is, from the run's source.
+    Without --data they are the run's own test part, or what there is, from the run's source.
     """
+    data, target, dtype = options.data, options.target, model.network.backend.dtype
     if data is None and target is not None:
         raise ConfigError("--target belongs to --data; the run's own part has its own")
-    own = model.config.data
+    settings = model.config.data
     if data is None:
-        return _own_part(model)
-    settings = own if target is None else own.model_copy(update={"target": target})
+        prepared = prepare_again(model, options.run, dtype)
+        parts = {"test": prepared.test, "val": prepared.val, "train": prepared.train}
+        name, part = next((name, part) for name, part in parts.items() if part is not None)
+        return part, f"{settings.source}, {name} part"
+    if target is not None:
+        target = target[0] if len(target) == 1 else tuple(target)
+        settings = settings.model_copy(update={"target": target})
+    elif is_file(settings.target) and kind_of(data) in KINDS.values():
+        raise ConfigError(
+            f"--data {data} needs --target NAME|FILE: the targets in training, "
+            f"{settings.target}, are those of other rows"
+        )
     table = load_labelled(data, settings, model.columns)
     check_width(table.x, model, data)
-    dtype = model.network.backend.dtype
-    y = model.targets.encode(table.y, table.target_source)
-    if model.target_scaler is not None:
-        y = model.target_scaler.transform(y, np.float64, source=table.target_source)
-    x = model.scaler.transform(table.x, dtype, source=table.source)
-    weight = model.config.loss.class_weight
-    # what "balanced" was belongs to the training part, which is not here
-    given = None if isinstance(weight, str) else class_weights(y, model.targets, weight, dtype)
-    return Part(x, y, table.sample_weight, None), data, given
+    part = prepare_other(table, model.targets, model.scaler, model.target_scaler, dtype)
+    return part, data
 
 
-def _own_part(model: SavedModel) -> tuple[Part, str, Array | None]:
-    config, dtype = model.config, model.network.backend.dtype
-    prepared = prepare(config.data, config.model.task, config.seed, dtype)
-    same = prepared.targets == model.targets and all(
-        np.array_equal(mine, now)
-        for mine, now in (
-            (model.scaler.offset, prepared.scaler.offset),
-            (model.scaler.factor, prepared.scaler.factor),
-        )
-    )
-    if not same:
-        raise DataError(
-            f"{config.data.source}: is not what the model was trained on any more; name it with "
-            "--data, if it is what you mean"
-        )
-    parts = {"test": prepared.test, "val": prepared.val, "train": prepared.train}
-    name, part = next((name, part) for name, part in parts.items() if part is not None)
-    weight = class_weights(prepared.train.y, model.targets, config.loss.class_weight, dtype)
-    return part, f"{config.data.source}, {name} part", weight
-
-
-def by_class(targets: Targets, y: Array, prediction: Array) -> list[dict[str, Any]]:
-    """Return rows, precision, recall and F1 of each class; nothing where there are none.
+def by_class(
+    targets: Targets, y: Array, prediction: Array, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return rows, precision, recall and F1 of each class or label; nothing in a regression.
 
     Rows count once, whatever their weight; a ratio without any row is nan.
     """
-    if targets.task not in ("multiclass", "binary"):
+    if targets.task == "regression":
         return []
-    true, predicted = (_labels(array) for array in (y, prediction))
-    matrix = confusion_matrix(true, predicted, len(targets.classes))
-    right, rows, found = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    names = targets.classes if names is None else names
+    true, predicted = (_membership(targets.task, array, len(names)) for array in (y, prediction))
+    right, rows, found = ((true & predicted).sum(axis=0), true.sum(axis=0), predicted.sum(axis=0))
     with np.errstate(invalid="ignore"):
         columns = {
             "rows": rows,
@@ -181,8 +175,15 @@ def by_class(targets: Targets, y: Array, prediction: Array) -> list[dict[str, An
         }
     return [
         {"class": name, **{key: column[i].item() for key, column in columns.items()}}
-        for i, name in enumerate(targets.classes)
+        for i, name in enumerate(names)
     ]
+
+
+def _membership(task: str, array: Array, classes: int) -> Array:
+    """Return whether each row is of each class, bool (N, C)."""
+    if task == "multilabel":
+        return np.asarray(array > 0.5)
+    return np.asarray(_labels(array)[:, None] == np.arange(classes))
 
 
 def _labels(array: Array) -> Array:
@@ -191,7 +192,13 @@ def _labels(array: Array) -> Array:
     return (array.reshape(-1) > 0.5).astype(np.int64) if array.ndim == 2 else array
 
 
-def report(source: str, rows: int, results: dict[str, float], classes: list[dict[str, Any]]) -> str:
+def report(
+    source: str,
+    rows: int,
+    results: dict[str, float],
+    classes: list[dict[str, Any]],
+    every: bool = False,
+) -> str:
     """Return the result for reading.
 
     >>> print(report("new.csv", 3, {"loss": 0.25, "accuracy": 1.0}, []))
@@ -202,12 +209,19 @@ def report(source: str, rows: int, results: dict[str, float], classes: list[dict
         f"{source}: {count(rows, 'row')}",
         "  ".join(f"{name} {number(value)}" for name, value in results.items()),
     ]
-    if 0 < len(classes) <= SHOWN_CLASSES:
-        width = max(len("class"), *(len(one["class"]) for one in classes))
+    if 0 < len(classes) <= (len(classes) if every else SHOWN_CLASSES):
+        names = [_shown(one["class"]) for one in classes]
+        width = max(len("class"), *map(len, names))
         lines.append(f"{'class':{width}}  {'rows':>8}  precision  recall      f1")
         lines += [
-            f"{one['class']:{width}}  {one['rows']:8,}  {one['precision']:9.4f}  "
+            f"{name:{width}}  {one['rows']:8,}  {one['precision']:9.4f}  "
             f"{one['recall']:6.4f}  {one['f1']:6.4f}"
-            for one in classes
+            for name, one in zip(names, classes, strict=True)
         ]
     return "\n".join(lines)
+
+
+def _shown(name: str) -> str:
+    """Return a name on one line, not too long, and without what a terminal would obey."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return plain if len(plain) <= 40 else f"{plain[:37]}..."

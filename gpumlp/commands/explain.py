@@ -19,6 +19,7 @@ from ..gradients.report import Sample, report
 from ..losses import Loss
 from ..model import Sequential
 from ..saved_model import load_model
+from .model_and_rows import prepare_again
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,7 @@ def _untrained(options: argparse.Namespace) -> Subject:
 def _trained(folder: Path) -> Subject:
     model = load_model(folder)
     config, double = model.config, get_backend("cpu", "fp64")
-    data = prepare(config.data, config.model.task, config.seed, np.float64)
-    own, saved = data.scaler.to_arrays(), model.scaler.to_arrays()
-    same = own.keys() == saved.keys() and all(np.array_equal(own[k], saved[k]) for k in own)
-    if not same or data.targets != model.targets:
-        raise DataError(f"{config.data.source}: not the data that {folder} was trained on")
+    data = prepare_again(model, folder, np.float64)
     origin = f"parameters as trained in {folder}"
     return Subject(config, model.network, build_loss(config, double), data, origin)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.output import check_output, write_matrix
 from ..errors import ConfigError
 from ..wording import count
-from .model_and_rows import add_model_arguments, open_model, open_rows
+from .model_and_rows import add_model_arguments, in_blocks, open_model, open_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             f"0 is the input, {layers} or -1 the output"
         )
     x, _ = open_rows(options, model)
-    values = model.features(x, options.layer)
+    values = in_blocks(lambda rows: model.features(rows, options.layer), x)
     layer = options.layer % (layers + 1)
     names = [f"layer{layer}_{unit}" for unit in range(values.shape[1])]
     write_matrix(options.out, "features", values, names)

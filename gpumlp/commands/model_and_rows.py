@@ -1,12 +1,21 @@
-"""What evaluate, predict and features share: a model, a device, and rows for it."""
+"""What commands share that apply a trained model: the model, a device, and rows for it."""
 
 import argparse
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from ..data.prepare import Prepared, prepare
 from ..data.sources import load_rows
 from ..data.types import Array
 from ..errors import ConfigError, DataError
+from ..model import EVALUATION_ROWS
 from ..saved_model import SavedModel, load_model
+
+BLOCK_ROWS = 16 * EVALUATION_ROWS  # a multiple, so that the network sees the same blocks
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -42,3 +51,50 @@ def check_width(x: Array, model: SavedModel, source: str) -> None:
     width = len(model.scaler.offset)
     if x.shape[1] != width:
         raise DataError(f"{source}: {x.shape[1]} columns, the training data has {width}")
+
+
+def label_names(model: SavedModel) -> Sequence[str]:
+    """Return the names of classes, or of several labels as their columns are called."""
+    target = model.config.data.target
+    columns = model.targets.task == "multilabel" and not isinstance(target, str)
+    return target if columns else model.targets.classes
+
+
+def in_blocks(compute: Callable[[Array], Array], x: Array) -> Array:
+    """Return what `compute` makes of rows x, of which only some are scaled at a time.
+
+    >>> in_blocks(lambda rows: rows * 2, np.arange(6).reshape(3, 2)).tolist()
+    [[0, 2], [4, 6], [8, 10]]
+    """
+    return np.concatenate(
+        [compute(x[start : start + BLOCK_ROWS]) for start in range(0, len(x), BLOCK_ROWS)]
+    )
+
+
+def prepare_again(model: SavedModel, run: Path, dtype: npt.DTypeLike) -> Prepared:
+    """Return the data that the model of RUN was trained on, split and scaled as it was.
+
+    Raises DataError when the data is not what it was, as far as scaling, classes and the
+    fingerprint in the run folder tell.
+    """
+    config = model.config
+    data = prepare(config.data, config.model.task, config.seed, dtype)
+    now, then = data.scaler.to_arrays(), model.scaler.to_arrays()
+    same = now.keys() == then.keys() and all(np.array_equal(now[k], then[k]) for k in now)
+    known = _fingerprint(run)
+    if not same or data.targets != model.targets or known not in (None, data.fingerprint):
+        raise DataError(
+            f"{config.data.source}: is not what the model was trained on any more; "
+            "evaluate --data takes it as it is"
+        )
+    return data
+
+
+def _fingerprint(run: Path) -> str | None:
+    """Return the sha256 of the data that a run folder has kept, if it has."""
+    folder = run if run.is_dir() else run.parent
+    try:
+        found = json.loads((folder / "env.json").read_text(encoding="utf-8"))["data_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

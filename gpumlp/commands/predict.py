@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.output import Column, check_output, csv_text, write_arrays, write_columns
+from ..data.frame import Text
+from ..data.output import Column, check_output, csv_blocks, write_arrays, write_columns
 from ..data.sources import load_cells
 from ..data.types import Array
 from ..errors import ConfigError
 from ..saved_model import SavedModel
 from ..wording import count
-from .model_and_rows import add_model_arguments, open_model, open_rows
+from .model_and_rows import add_model_arguments, in_blocks, label_names, open_model, open_rows
 
 WHAT = ("all", "classes", "probabilities")
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="a column of a csv file to copy beside the predictions, as a number of the row; "
+        help="a column of the data, such as a number of the row, to copy into csv or parquet; "
         "repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file in --out")
@@ -54,22 +55,34 @@ def run(options: argparse.Namespace) -> int:
     if model.targets.task == "regression" and options.what != "all":
         raise ConfigError(f"--what {options.what}: a regression has values only")
     x, _ = open_rows(options, model)
-    y = model.predict(x)
+    y = in_blocks(model.predict, x)
     if not table:
         write_arrays(options.out, as_arrays(model, y, options.what, options.out))
     else:
         source = options.data or model.config.data.source
-        kept = load_cells(source, model.config.data, options.keep) if options.keep else {}
+        kept = load_cells(source, model.config.data, _once(options.keep)) if options.keep else {}
         columns = as_columns(model, y, options.what)
         twice = [name for name in kept if name in columns]
         if twice:
             raise ConfigError(f"--keep {twice[0]}: the predictions have a column of that name")
         if printed:
-            sys.stdout.write(csv_text(kept | columns))
+            _print_csv(kept | columns)
             return 0
         write_columns(options.out, kept | columns)
     sys.stdout.write(f"{options.out}: {count(len(y), 'row')}\n")
     return 0
+
+
+def _once(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _print_csv(columns: dict[str, Column]) -> None:
+    """Write csv to stdout, in UTF-8 as a file has it, whatever the terminal's encoding."""
+    sys.stdout.flush()
+    for block in csv_blocks(columns):
+        sys.stdout.buffer.write(block.encode())
+    sys.stdout.buffer.flush()
 
 
 def as_columns(model: SavedModel, y: Array, what: str) -> dict[str, Column]:
@@ -78,7 +91,7 @@ def as_columns(model: SavedModel, y: Array, what: str) -> dict[str, Column]:
     A column `class` and one p_NAME for each class; for several labels a column NAME of 0 and 1 for
     each, and p_NAME; in regression the names of the targets, or prediction.
     """
-    task, names = model.targets.task, model.targets.classes
+    task, names = model.targets.task, label_names(model)
     if task == "regression":
         return dict(zip(_value_names(model, y.shape[1]), y.T, strict=True))
     columns: dict[str, Column] = {}
@@ -86,10 +99,12 @@ def as_columns(model: SavedModel, y: Array, what: str) -> dict[str, Column]:
         if task == "multilabel":
             columns |= dict(zip(names, (y > 0.5).astype(np.int64).T, strict=True))
         else:
-            columns["class"] = model.targets.decode(_indices(model, y))
+            columns["class"] = Text(tuple(names), _indices(model, y))
     if what != "classes":
-        each = _of_each_class(model, y)
-        columns |= {f"p_{name}": column for name, column in zip(names, each.T, strict=True)}
+        for name, column in zip(names, _of_each_class(model, y).T, strict=True):
+            if f"p_{name}" in columns:
+                raise ConfigError(f'--what all: there is a label "p_{name}", too; ask for one kind')
+            columns[f"p_{name}"] = column
     return columns
 
 

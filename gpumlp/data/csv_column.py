@@ -26,6 +26,7 @@ class Column:
     name: str
     index: int  # of its cells in a row
     forced: bool  # text, whatever it looks like
+    verbatim: bool = False  # of any length, and only an empty cell is missing
     count: int = 0
     numbers: list[Array] = field(default_factory=list)
     codes: list[Array] = field(default_factory=list)
@@ -79,7 +80,7 @@ class Column:
 
     def _check_lengths(self, cells: Sequence[str], source: Source) -> None:
         for row, cell in enumerate(cells):
-            if len(cell) > MAX_TEXT:
+            if len(cell) > MAX_TEXT and not self.verbatim:
                 raise DataError(
                     f"{place(source, row, self.name)}: a text of {len(cell)} characters, the limit "
                     f"is {MAX_TEXT}; leave the column out by listing the others in data.features"
@@ -88,8 +89,8 @@ class Column:
     def _add_text(self, cells: Sequence[str]) -> None:
         if self.numbers:  # blocks without any value came before
             self.codes, self.numbers = [np.full(self.count - len(cells), -1)], []
-        known = self.known
-        codes = [-1 if c in MISSING else known.setdefault(c, len(known)) for c in cells]
+        known, missing = self.known, ("",) if self.verbatim else MISSING
+        codes = [-1 if c in missing else known.setdefault(c, len(known)) for c in cells]
         self.codes.append(np.array(codes, np.int64))
 
     def finished(self) -> Array | Text:

@@ -28,15 +28,19 @@ BLOCK_CELLS = 2**18
 
 
 def read_csv(
-    path: Path, source: str, names: Sequence[str] | None = None, text: Collection[str] = ()
+    path: Path,
+    source: str,
+    names: Sequence[str] | None = None,
+    text: Collection[str] = (),
+    verbatim: bool = False,
 ) -> Frame:
     """Return the named columns of a file, or all of them; those in `text` are kept as text.
 
     The first line has the column names; cells are separated by commas, semicolons or tabs,
     whichever it has most of; UTF-8, gzip or not. A cell of MISSING has no value: NaN in a column of
-    numbers. Raises DataError, which names line and column, for rows of another length, a column
-    that mixes numbers and text, infinite numbers, and whatever else is no such file, and FileError
-    if the system refuses to open it.
+    numbers; with `verbatim` only an empty one, and texts may be long. Raises DataError, which names
+    line and column, for rows of another length, a column that mixes numbers and text, infinite
+    numbers, and whatever else is no such file, and FileError if the system refuses to open it.
     """
     with open_data(path, source) as stream, blame(source, "csv"):
         lines = _lines(stream, source)
@@ -45,7 +49,7 @@ def read_csv(
         header = text_file.header(first)
         wanted = header if names is None else choose(names, header, source)
         index = {name: i for i, name in enumerate(header)}
-        columns = [Column(name, index[name], name in text) for name in wanted]
+        columns = [Column(name, index[name], name in text, verbatim) for name in wanted]
         numbers: list[int] = []
         for starts, cells in text_file.blocks(columns, len(header)):
             numbers += starts
@@ -54,7 +58,7 @@ def read_csv(
         if not numbers:
             raise DataError(f"{source}: has a header and no rows")
         whole = {column.name: column.finished() for column in columns}
-    return Frame(whole, Source(source, np.array(numbers, np.int64)))
+    return Frame(whole, Source(source, np.array(numbers, np.int64)), gaps=True)
 
 
 def _lines(stream: BinaryIO, source: str) -> Iterator[str]:

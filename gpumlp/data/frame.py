@@ -12,7 +12,9 @@ from ..errors import DataError
 from .place import Source, place
 from .types import Array, Rows
 
+INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that it stores as a column
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
+MAX_COMPARED = 1000  # names among which a similar one is looked for
 
 
 class Text(NamedTuple):
@@ -24,10 +26,15 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Columns by name, each numbers (N,), NaN where a cell was empty, or `Text`."""
+    """Columns by name, each numbers (N,) or `Text`.
+
+    Where there may be `gaps`, as in csv and parquet files, NaN stands for a missing number;
+    otherwise it is a value like others.
+    """
 
     columns: dict[str, Array | Text]
     source: Source
+    gaps: bool = False
 
     @classmethod
     def from_array(cls, array: Array, source: str) -> "Frame":
@@ -81,11 +88,11 @@ class Frame:
     def refuse_missing(
         self, column: Array | Text, name: str, what: str = "the cell", way_out: str = ""
     ) -> None:
-        """Raise DataError about the first cell of a csv column that is missing, if one is.
+        """Raise DataError about the first cell of a column that is missing, if one is.
 
         NaN in an array is a value, which whoever takes only finite ones refuses.
         """
-        if self.source.lines is None:
+        if not self.gaps:
             return
         missing = column.codes < 0 if isinstance(column, Text) else np.isnan(column)
         if missing.any():
@@ -97,22 +104,27 @@ class Frame:
 
 
 def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]:
-    """Return the names as a list; raises DataError for all that are not there, and suggests.
+    """Return the names as a list; raises DataError about all that are not there, and suggests.
 
     >>> choose(["hight"], ["age", "height"], "my.csv")
     Traceback (most recent call last):
     gpumlp.errors.DataError: my.csv: no column "hight"; it has age, height; did you mean "height"?
+    >>> choose(["hight", "zip"], ["age", "height"], "my.csv")  # doctest: +NORMALIZE_WHITESPACE
+    Traceback (most recent call last):
+    gpumlp.errors.DataError: my.csv: no columns "hight" (did you mean "height"?), "zip";
+    it has age, height
     """
     known = set(there)
-    missing = [name for name in dict.fromkeys(names) if name not in known]
-    if missing:
-        close = [near for name in missing for near in get_close_matches(name, there, n=1)]
-        near = f"; did you mean {' and '.join(map(_quoted, close))}?" if close else ""
-        shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
-        what = f"column{'s' * (len(missing) > 1)} {', '.join(map(_quoted, missing))}"
-        raise DataError(f"{source}: no {what}; it has {shown}{near}")
-    return list(names)
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
+    missing = list(dict.fromkeys(name for name in names if name not in known))
+    if not missing:
+        return list(names)
+    shown = ", ".join(there[:20]) + (", ..." if len(there) > 20 else "")
+    close = {name: get_close_matches(name, there[:MAX_COMPARED], n=1) for name in missing[:50]}
+    if len(missing) == 1:
+        near = f'; did you mean "{close[missing[0]][0]}"?' if close[missing[0]] else ""
+        raise DataError(f'{source}: no column "{missing[0]}"; it has {shown}{near}')
+    parts = (
+        f'"{name}"' + (f' (did you mean "{like[0]}"?)' if (like := close.get(name)) else "")
+        for name in missing
+    )
+    raise DataError(f"{source}: no columns {', '.join(parts)}; it has {shown}")

@@ -2,18 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import ConfigError, FileError
+from ..errors import ConfigError, DataError, FileError
 from ..files import write_atomically
+from .frame import Text
+from .parquet_file import load_pyarrow
 from .types import Array
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
-Column = Array | Sequence[str]  # numbers or text
+BLOCK_ROWS = 2**14
+Column: TypeAlias = Any  # an array (N,) of numbers, a list of str, `Text`, or an arrow array
 
 
 def check_output(
@@ -29,6 +32,8 @@ def check_output(
         *others, last = suffixes
         allowed = f"{', '.join(others)} or {last}" if others else last
         raise ConfigError(f"{option} {path}: must end in {allowed}")
+    if path.suffix.lower() == ".parquet":
+        load_pyarrow(f"{option} {path}")  # or ConfigError, before anything is computed
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder")
     if path.exists() and not overwrite:
@@ -51,37 +56,72 @@ def write_matrix(path: Path, name: str, values: Array, columns: Sequence[str]) -
 def write_columns(path: Path, columns: Mapping[str, Column]) -> None:
     """Write columns of equal length to a csv or parquet file, atomically.
 
-    A csv has as many digits as give the same bits again. Raises FileError, and ConfigError for
-    parquet without pyarrow.
+    A csv has as many digits as give the same bits again. Raises FileError, ConfigError for parquet
+    without pyarrow, and DataError for a column of a parquet file that has no text.
     """
     if path.suffix.lower() == ".csv":
-        write_atomically(path, csv_text(columns).encode())
+        write_atomically(path, (block.encode() for block in csv_blocks(columns)))
         return
     pyarrow, parquet = load_pyarrow(str(path))
-    table = pyarrow.table({name: pyarrow.array(column) for name, column in columns.items()})
+
+    def arrow(column: Column) -> Any:
+        if not isinstance(column, Text):
+            own = isinstance(column, pyarrow.Array | pyarrow.ChunkedArray)
+            return column if own else pyarrow.array(column)
+        codes = pyarrow.array(column.codes, mask=column.codes < 0)
+        values = pyarrow.array(column.values, pyarrow.string())
+        return pyarrow.DictionaryArray.from_arrays(codes, values).cast(pyarrow.string())
+
     content = io.BytesIO()
-    parquet.write_table(table, content)
+    parquet.write_table(pyarrow.table({n: arrow(c) for n, c in columns.items()}), content)
     write_atomically(path, content.getvalue())
 
 
-def csv_text(columns: Mapping[str, Column]) -> str:
-    """Return columns of equal length as csv, with a line of their names.
+def csv_blocks(columns: Mapping[str, Column]) -> Iterator[str]:
+    r"""Yield columns of equal length as csv: a line of their names, then some thousand rows a time.
 
-    >>> csv_text({"class": ["a", "b"], "p": np.array([0.25, 1.0], np.float32)}).splitlines()
-    ['class,p', 'a,0.25', 'b,1']
+    >>> list(csv_blocks({"class": Text(("a",), np.array([0, -1])), "p": np.array([0.25, 1.0])}))
+    ['class,p\n', 'a,0.25\n,1\n']
     """
+    first = next(iter(columns.values()))
+    rows = len(first.codes if isinstance(first, Text) else first)
+    yield _csv_lines([columns])
+    for start in range(0, rows, BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        cells = (_cells(name, column, block) for name, column in columns.items())
+        yield _csv_lines(zip(*cells, strict=True))
+
+
+def _csv_lines(rows: Iterable[Iterable[str]]) -> str:
     lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*map(_cells, columns.values()), strict=True))
+    csv.writer(lines, lineterminator="\n").writerows(rows)
     return lines.getvalue()
 
 
-def _cells(column: Column) -> Iterable[str]:
-    if not isinstance(column, np.ndarray) or column.dtype.kind != "f":
-        return map(str, column)
+def _cells(name: str, column: Column, block: slice) -> Iterable[str]:
+    """Return some cells of a column as text, empty for those that are missing."""
+    if isinstance(column, Text):
+        texts = (*column.values, "")  # which the code -1 stands for
+        return [texts[code] for code in column.codes[block].tolist()]
+    if not isinstance(column, np.ndarray):
+        return column[block] if isinstance(column, list) else _arrow_cells(name, column[block])
+    if column.dtype.kind != "f":
+        return map(str, column[block].tolist())
     digits = 17 if column.dtype == np.float64 else 9
-    return (f"{value:.{digits}g}" for value in column.tolist())
+    return (f"{value:.{digits}g}" for value in column[block].tolist())
+
+
+def _arrow_cells(name: str, column: Any) -> list[str]:
+    import pyarrow
+
+    try:
+        texts = column.cast(pyarrow.string())
+    except pyarrow.ArrowException:
+        kind = str(column.type)[:100]
+        raise DataError(
+            f'column "{name}" is of type {kind}, which csv has no text for; write .parquet'
+        ) from None
+    return [text or "" for text in texts.to_pylist()]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -93,15 +133,3 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     else:
         np.savez(binary, allow_pickle=False, **arrays)
     write_atomically(path, binary.getvalue())
-
-
-def load_pyarrow(what: str) -> tuple[Any, Any]:
-    """Return pyarrow and its parquet module; ConfigError about `what`, where it is missing."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError(
-            f'{what}: parquet needs pyarrow, which is missing; pip install "gpumlp[parquet]"'
-        ) from None
-    return pyarrow, parquet

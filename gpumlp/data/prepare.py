@@ -127,6 +127,21 @@ def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> P
     )
 
 
+def prepare_other(
+    table: Table,
+    targets: Targets,
+    scaler: Scaler,
+    target_scaler: Scaler | None,
+    dtype: npt.DTypeLike,
+) -> Part:
+    """Return all rows of another table, encoded and scaled as those of the main source were.
+
+    Raises DataError for what those had not, such as an unknown label, with its row.
+    """
+    y = targets.encode(table.y, table.target_source)
+    return _part("data", table, y, None, scaler, target_scaler, np.dtype(dtype))
+
+
 def _hold_out(
     held: HeldOut, rows: Rows, labels: Rows | None, seed: int, number: int, source: str
 ) -> tuple[Rows, Rows]:
