@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import pickle
 
 import numpy as np
@@ -554,6 +555,20 @@ def test_class_names_and_columns_travel_with_a_saved_model(tmp_path, monkeypatch
     np.testing.assert_allclose(np.load("f.npy"), model[-1].transform(scaled), atol=1e-5)
     assert cli.main(["features", "model.safetensors", "--out", "g.npy"]) == 3
     assert "given from Python" in capsys.readouterr().err
+
+
+def test_class_weights_travel_with_a_saved_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = MLPClassifier(class_weight="balanced", precision="fp64", **FAST).fit(X, THREE)
+    save_model(model, "m.safetensors", target="kind")
+    np.savez("new.npz", x=X, kind=THREE)
+    command = "evaluate m.safetensors --data new.npz --json"
+    assert cli.main(command.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    weight = model.class_weight_[THREE]
+    expected = log_loss(THREE, model.predict_proba(X), sample_weight=weight)
+    assert found["loss"] == pytest.approx(expected, rel=1e-9)
+    assert found["accuracy"] == model.score(X, THREE)
 
 
 def test_labels_and_whole_numbers_as_names(tmp_path):

@@ -50,7 +50,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
             costs little, otherwise in float32; or any of gpumlp's precisions.
 
     Attributes as in scikit-learn (`coefs_`, `intercepts_`, `classes_`, `loss_curve_`, `best_loss_`,
-    `n_iter_`, `t_`, `validation_scores_` ...), and `validation_loss_curve_`.
+    `n_iter_`, `t_`, `validation_scores_` ...), `validation_loss_curve_`, and `class_weight_` (C,).
 
     >>> x, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
     >>> model = MLPClassifier((4,), solver="lbfgs", random_state=0).fit(x, y)
@@ -222,8 +222,10 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
         return Terms(gradient=1 / labels, loss=labels)
 
     def _class_weight(self, y: Any) -> Any:
-        if self.class_weight is None:
-            return None
+        self.class_weight_ = None if self.class_weight is None else self._weights_of_classes(y)
+        return self.class_weight_
+
+    def _weights_of_classes(self, y: Any) -> Any:
         if self._multilabel:
             raise ValueError("class_weight needs one class a row, y has several labels")
         if isinstance(self.class_weight, dict):

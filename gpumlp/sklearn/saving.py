@@ -61,6 +61,7 @@ def save_model(model: Any, path: str | Path, target: str = "label") -> SavedMode
         scaler,
         _targets(estimator),
         Features(tuple(map(str, names))),
+        class_weight=getattr(estimator, "class_weight_", None),
     )
     saved.save(Path(path))
     return saved
