@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from gpumlp import cli, plots, train
-from gpumlp.late_plots import draw_late
 from gpumlp.report_page import page
 from gpumlp.report_page.captions import CAPTIONS
-from gpumlp.run_reading import read_run
+from gpumlp.report_page.late_plots import draw_late
+from gpumlp.report_page.run_reading import read_run
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 EVIL = ["<script>alert(1)</script>", "\"'><img src=http://evil.example/x>", "&amp;</style>", "类别"]

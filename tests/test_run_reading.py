@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpumlp import train
 from gpumlp.errors import FileError
-from gpumlp.run_reading import read_run
+from gpumlp.report_page.run_reading import read_run
 
 SMALL = ["train.epochs=3", "model.hidden=[4]", "log.plots=false", "data.val={fraction=0.2}"]
 PNG = b"\x89PNG\r\n\x1a\n" + 40 * b"." + b"IEND\xaeB`\x82"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ..errors import ConfigError, FileError
 from ..files import write_atomically
-from ..late_plots import draw_late
 from ..plots import plots_wanted, write_files
 from ..report_page import page
-from ..run_reading import RunFiles, read_run
+from ..report_page.late_plots import draw_late
+from ..report_page.run_reading import RunFiles, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from .. import __version__
-from ..run_reading import RunFiles
 from . import sections
 from .markup import text
+from .run_reading import RunFiles
 from .style import CSS
 
 __all__ = ["page"]

@@ -1,10 +1,10 @@
 """Draw the plots of a run from its folder: its metrics, its model, and its data if unchanged."""
 
-from .data.prepare import prepare
-from .errors import GpumlpError
-from .plots import Pictured, Predictions, draw
+from ..data.prepare import prepare
+from ..errors import GpumlpError
+from ..plots import Pictured, Predictions, draw
+from ..saved_model import SavedModel
 from .run_reading import RunFiles
-from .saved_model import SavedModel
 
 
 def draw_late(run: RunFiles) -> tuple[dict[str, bytes], str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from .config import Config, known_keys
+from ..config import Config, known_keys
 
 
 class Difference(NamedTuple):
