@@ -173,7 +173,7 @@ def test_the_wheel_has_nothing_else(built):
 
 
 def test_the_wheel_is_small(built):
-    assert built[2].stat().st_size < 600_000  # a third of it the native library
+    assert built[2].stat().st_size < 700_000  # a third of it the native library
 
 
 @pytest.mark.parametrize(

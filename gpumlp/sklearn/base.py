@@ -35,7 +35,7 @@ from .solvers import (
     start_scoring,
 )
 
-SMALL = 2**20  # rows · parameters up to which float64 costs little: most time is not arithmetic
+SMALL = 2**17  # rows · parameters up to which float64 costs milliseconds
 NOT_PICKLED = ("_network", "_exposed", "_trainer")
 
 

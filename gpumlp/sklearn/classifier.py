@@ -46,8 +46,8 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
             scorers, or a callable (estimator, X, y) → score.
         feature_layer: the layer that `transform` returns; -2 is the last hidden one.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-        precision: "auto" computes in float64 for lbfgs and for small tables of float64, where it
-            costs little, otherwise in float32; or any of gpumlp's precisions.
+        precision: "auto" computes in float32, but in float64 for lbfgs and for float64 rows where
+            rows times parameters are 2^17 at most; or any of gpumlp's precisions.
 
     Attributes as in scikit-learn (`coefs_`, `intercepts_`, `classes_`, `loss_curve_`, `best_loss_`,
     `n_iter_`, `t_`, `validation_scores_` ...), `validation_loss_curve_`, and `class_weight_` (C,).
