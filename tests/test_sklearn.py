@@ -4,6 +4,8 @@ import copy
 import io
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -39,6 +41,15 @@ THREE = np.digitize(X[:, 0] + X[:, 1], [-0.7, 0.7])
 LABELS = (X[:, :3] > 0).astype(int)
 VALUES = X[:, 0] * 2 + X[:, 1]
 FAST = {"max_iter": 5, "random_state": 0}
+
+
+def test_without_scikit_learn_the_extra_is_named():
+    code = "import sys; sys.modules['sklearn'] = None; import gpumlp.sklearn"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        'ImportError: gpumlp.sklearn needs scikit-learn; pip install "gpumlp[sklearn]"'
+    )
 
 
 # -------------------------------------------------------------------- scikit-learn's own tools

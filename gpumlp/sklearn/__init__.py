@@ -11,6 +11,13 @@ Parameters, methods and attributes have scikit-learn's names and meanings wherev
 True
 """
 
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'gpumlp.sklearn needs scikit-learn; pip install "gpumlp[sklearn]"', name="sklearn"
+    ) from error
+
 from .classifier import MLPClassifier
 from .regressor import MLPRegressor
 from .saving import save_model
