@@ -168,7 +168,7 @@ def _make_paths_absolute(mapping: dict[str, Any], folder: Path) -> None:
             continue
         source = str(table.get(key))
         if is_file(source) and not re.search(r"\.(npz|csv(\.gz)?|parquet)$", source, re.IGNORECASE):
-            _make_absolute(table, "target", folder)  # in those two it names an array or a column
+            _make_absolute(table, "target", folder)  # in those it names an array or a column
         _make_absolute(table, key, folder)
     if isinstance(data.get("path"), str):  # of a folder
         data["path"] = os.path.abspath(folder / os.path.expanduser(data["path"]))

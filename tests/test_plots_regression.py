@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -61,6 +61,7 @@ def test_the_score_counts_sample_weights_as_the_metric_does():
 
 
 @given(arrays(np.float64, st.integers(1, 30), elements=st.floats(-1e150, 1e150)))
+@example(np.array([5e-324, 0.0]))
 def test_all_residuals_lie_in_a_bin(values):
     edges = _bins(values)
     assert (np.diff(edges) > 0).all()

@@ -93,7 +93,8 @@ def _bins(values: np.ndarray) -> np.ndarray:
     """Return the edges of 5 to 40 equal bins, about √n of them."""
     low, high = float(values.min()), float(values.max())
     count = int(np.clip(np.sqrt(len(values)), 5, 40))
-    if not high - low > 1e-9 * max(abs(low), abs(high)):  # no width that floats could divide
+    least = max(1e-9 * max(abs(low), abs(high)), 1e-300)  # below it floats cannot divide the width
+    if not high - low > least:
         low, high = low - max(abs(low), 1.0), high + max(abs(high), 1.0)
     return np.linspace(low, high, count + 1)
 
