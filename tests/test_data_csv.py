@@ -233,7 +233,7 @@ def test_the_rarer_of_numbers_and_text_is_the_odd_one(path):
     content = lines("1,x,3", "1,2,3") + "1,y,3\n"
     message = error(path, content.replace("\n1,x", "\n1,x,3\n1,x"))
     assert message.startswith('line 4, column "b": "2" among text; correct it')
-    assert 'set data.categorical = ["b"]' in message
+    assert 'train with data.categorical = ["b"]' in message
 
 
 def test_a_number_in_a_later_block_among_text_is_named(path):

@@ -75,7 +75,8 @@ class Column:
         raise DataError(
             f'{place(source, row, self.name)}: "{_shown(cells[row])}" among '
             f"{'numbers' if text_is_odd else 'text'}; correct it, leave the cell empty if there is "
-            f'no value, or, if the column holds categories, set data.categorical = ["{self.name}"]'
+            "no value, or, if the column holds categories, train with data.categorical = "
+            f'["{self.name}"]'
         )
 
     def _check_lengths(self, cells: Sequence[str], source: Source) -> None:
