@@ -20,7 +20,9 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     trainer = experiment.fit(experiment.trainer(), max_steps=1)
     record = trainer.history[0]
     steps = steps_per_epoch(config, len(train.x))
-    arrays = [a for part in experiment.parts.values() for a in (part.x, part.y, part.sample_weight)]
+    arrays = [
+        a for part in experiment.data.parts.values() for a in (part.x, part.y, part.sample_weight)
+    ]
     flat = network.flat
     one_value = flat.values.itemsize
     return {

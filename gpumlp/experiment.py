@@ -8,7 +8,7 @@ from typing import Any
 from .backend import Array, Backend, choose_backend
 from .build import build_network, build_trainer
 from .config import Config
-from .data.prepare import Part, Prepared, prepare
+from .data.prepare import Prepared, prepare
 from .data.weights import class_weights
 from .errors import DataError, DivergedError
 from .metrics import select
@@ -58,17 +58,11 @@ class Experiment:
         select(config.model.task, config.metrics, data.targets.outputs)  # or ConfigError
         network = build_network(config, data.train.x.shape[1], data.targets.outputs, backend)
         experiment = cls(config, backend, data, network, weight, why_cpu)
-        for name, part in experiment.parts.items():
+        for name, part in data.parts.items():
             weights = loss_weights(part.y, part.sample_weight, weight)
             if weights is not None and not weights.any():
                 raise DataError(f"every row of the {name} part has weight 0 by loss.class_weight")
         return experiment
-
-    @property
-    def parts(self) -> dict[str, Part]:
-        """The parts that there are, of "train", "val" and "test"."""
-        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
-        return {name: part for name, part in parts.items() if part is not None}
 
     def trainer(self, callbacks: Iterable[Callback] = ()) -> Trainer:
         """Return the trainer of the network."""
@@ -104,7 +98,7 @@ class Experiment:
         Training may end with parameters that are finite and overflow all the same.
         """
         results = {}
-        for name, part in self.parts.items():
+        for name, part in self.data.parts.items():
             results[name] = trainer.evaluate(part.x, part.y, part.sample_weight)
             if not isfinite(results[name]["loss"]):
                 raise DivergedError(
@@ -120,8 +114,7 @@ class Experiment:
 
     def predictions(self, trainer: Trainer) -> Predictions:
         """Return what plots compare: targets and predictions of the test part, or what there is."""
-        name = next(name for name in ("test", "val", "train") if name in self.parts)
-        part = self.parts[name]
+        name, part = self.data.last_part
         y = trainer.predict(part.x)
         classes, weight = self.data.targets.classes, part.sample_weight
         return Predictions(name, part.y, y, classes, trainer.unscale, weight, part.x)

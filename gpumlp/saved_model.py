@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -22,11 +23,12 @@ from .build import build_loss, build_network
 from .config import Config
 from .config_file import dump_config, parse_config
 from .data.features import Features
+from .data.prepare import Prepared, prepare
 from .data.scaling import Scaler
 from .data.table import NUMERIC
-from .data.targets import Targets
+from .data.targets import Targets, class_indices
 from .data.types import Array
-from .errors import DeviceError, FileError
+from .errors import DataError, DeviceError, FileError
 from .files import write_atomically
 from .losses import Loss
 from .model import Sequential
@@ -63,16 +65,32 @@ class SavedModel:
     def classify(self, x: Array) -> list[str]:
         """Return the name of each row's most probable class (multiclass and binary)."""
         y = self.predict(x)
-        if self.targets.task == "multiclass":
-            return self.targets.decode(y.argmax(axis=1))
-        if self.targets.task == "binary":
-            return self.targets.decode((y[:, 0] > 0.5).astype(int))
-        raise ValueError(f"a {self.targets.task} model has no single class per row")
+        if self.targets.task not in ("multiclass", "binary"):
+            raise ValueError(f"a {self.targets.task} model has no single class per row")
+        return self.targets.decode(class_indices(y))
 
     def features(self, x: Array, layer: int = -2) -> Array:
         """Return the activations of one layer for unscaled rows, as a NumPy array."""
         features = self.network.features(self._scaled(x), layer)
         return np.asarray(self.network.backend.to_numpy(features))
+
+    def prepare_again(self, fingerprint: str | None, dtype: npt.DTypeLike) -> Prepared:
+        """Return the data that the model was trained on, split and scaled as it was.
+
+        Raises DataError when the data are not what they were, as far as scaling, classes and the
+        fingerprint (see `Prepared`; None where it is not known) tell, and what `prepare` raises.
+        """
+        config = self.config
+        data = prepare(config.data, config.model.task, config.seed, dtype)
+        now, then = data.scaler.to_arrays(), self.scaler.to_arrays()
+        same = now.keys() == then.keys() and all(np.array_equal(now[k], then[k]) for k in now)
+        known = fingerprint in (None, data.fingerprint)
+        if not (same and known and data.targets == self.targets):
+            raise DataError(
+                f"{config.data.source}: is not what the model was trained on any more; "
+                "evaluate --data takes it as it is"
+            )
+        return data
 
     def _scaled(self, x: Array) -> Array:
         """Return rows (N, D), or images (N, H, W), scaled; ValueError for anything else."""

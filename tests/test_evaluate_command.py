@@ -1,12 +1,14 @@
 """`gpumlp evaluate`: the run's own numbers again, other data, gates, and what does not fit."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from idx_files import idx_bytes
+from in_process import call
 
-from gpumlp import cli, train
+from gpumlp import train
 from gpumlp.commands.evaluate import Gate, by_class, read_gates, report
 from gpumlp.data.targets import Targets
 from gpumlp.errors import ConfigError
@@ -49,17 +51,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(capsys):
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["evaluate", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+    return partial(call, capsys, "evaluate")
 
 
 @pytest.mark.parametrize("name", RUNS)

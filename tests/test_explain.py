@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import call
 
 from gpumlp import (
     Activation,
@@ -269,13 +270,7 @@ def test_the_largest_come_first():
 
 
 def run(capsys, *arguments):
-    try:
-        code = cli.main(["explain", *map(str, arguments)])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
+    return call(capsys, "explain", *arguments)
 
 
 @pytest.fixture

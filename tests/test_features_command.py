@@ -1,9 +1,11 @@
 """`gpumlp features`: the activations of a layer, written for other programs."""
 
 import csv
+from functools import partial
 
 import numpy as np
 import pytest
+from in_process import call
 
 from gpumlp import cli, train
 from gpumlp.saved_model import load_model
@@ -37,19 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def features(folder, capsys):
-    """Call the command; return its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["features", str(folder / "run"), *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+    return partial(call, capsys, "features", folder / "run")
 
 
 def expected(folder, layer):

@@ -6,9 +6,11 @@ import http.server
 import os
 import sys
 import threading
+from functools import partial
 
 import pytest
 from idx_files import idx_bytes, mnist_arrays
+from in_process import call
 
 from gpumlp import cli
 from gpumlp.data import fetch
@@ -67,13 +69,7 @@ def mirrors(monkeypatch):
 
 @pytest.fixture
 def run(capsys):
-    def call(*arguments):
-        code = cli.main(["fetch", "mnist", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
+    return partial(call, capsys, "fetch", "mnist")
 
 
 def test_what_is_fetched_can_be_loaded(mirrors, run, tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import call
 
 import gpumlp.lr_finder
 from gpumlp import (
@@ -18,7 +20,6 @@ from gpumlp import (
     Sequential,
     SoftmaxCrossEntropy,
     Trainer,
-    cli,
     get_backend,
     multilayer_perceptron,
 )
@@ -337,19 +338,7 @@ def test_misuse_is_a_value_error(options, message):
 
 @pytest.fixture
 def lr_find(capsys):
-    """Call the command; return its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["lr-find", *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+    return partial(call, capsys, "lr-find")
 
 
 def test_the_last_line_is_the_one_to_paste(lr_find):
@@ -446,7 +435,7 @@ def test_a_wrong_option_exits_2_and_says_what_is_allowed(lr_find, options, messa
 
 
 def test_a_plot_without_matplotlib_says_how_to_get_it(lr_find, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpumlp.commands.lr_find.find_spec", lambda name: None)
+    monkeypatch.setattr("gpumlp.plots.find_spec", lambda name: None)
     code, out, err = lr_find("--config", "xor", "--out", tmp_path / "rates.png")
     assert (code, out) == (2, "")
     assert 'pip install "gpumlp[plot]"' in err

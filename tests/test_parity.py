@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaBackend
+from in_process import call
 
-from gpumlp import cli, parity
+from gpumlp import parity
 from gpumlp.backend import ACTIVATIONS, PRECISIONS, CpuBackend, get_backend
 from gpumlp.backend.native import load_native
 from gpumlp.config_file import load_config, parse_config, shipped_configs
@@ -404,13 +405,7 @@ def test_a_device_that_rounds_otherwise_is_found(here, monkeypatch):
 
 
 def run(capsys, *arguments):
-    try:
-        code = cli.main(["parity", *arguments])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    out, err = capsys.readouterr()
-    assert "Traceback" not in out + err
-    return code, out, err
+    return call(capsys, "parity", *arguments)
 
 
 @pytest.mark.skipif(load_native()[0] is None, reason="the native library is missing")

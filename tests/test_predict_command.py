@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 import pytest
+from in_process import call
 from test_evaluate_command import ROWS, trained
 
-from gpumlp import cli
 from gpumlp.commands import model_and_rows
 from gpumlp.data import output
 from gpumlp.saved_model import load_model
@@ -41,17 +41,7 @@ def folder(tmp_path_factory):
 def predict(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    def call(run, *arguments):
-        capsys.readouterr()
-        try:
-            code = cli.main(["predict", str(folder / run), *map(str, arguments)])
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+    return lambda run, *arguments: call(capsys, "predict", folder / run, *arguments)
 
 
 def rows_of(text):

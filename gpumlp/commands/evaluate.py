@@ -10,7 +10,7 @@ import numpy as np
 from ..console import show
 from ..data.prepare import Part, prepare_other
 from ..data.sources import KINDS, is_file, kind_of, load_labelled
-from ..data.targets import Targets
+from ..data.targets import Targets, class_indices
 from ..data.types import Array
 from ..errors import CheckFailed, ConfigError, DataError
 from ..metrics import select
@@ -136,9 +136,7 @@ def labelled_part(model: SavedModel, options: argparse.Namespace) -> tuple[Part,
         raise ConfigError("--target belongs to --data; the run's own part has its own")
     settings = model.config.data
     if data is None:
-        prepared = prepare_again(model, options.run, dtype)
-        parts = {"test": prepared.test, "val": prepared.val, "train": prepared.train}
-        name, part = next((name, part) for name, part in parts.items() if part is not None)
+        name, part = prepare_again(model, options.run, dtype).last_part
         return part, f"{settings.source}, {name} part"
     if target is not None:
         target = target[0] if len(target) == 1 else tuple(target)
@@ -183,13 +181,7 @@ def _membership(task: str, array: Array, classes: int) -> Array:
     """Return whether each row is of each class, bool (N, C)."""
     if task == "multilabel":
         return np.asarray(array > 0.5)
-    return np.asarray(_labels(array)[:, None] == np.arange(classes))
-
-
-def _labels(array: Array) -> Array:
-    if array.ndim == 2 and array.shape[1] > 1:
-        return np.asarray(array.argmax(axis=1))
-    return (array.reshape(-1) > 0.5).astype(np.int64) if array.ndim == 2 else array
+    return np.asarray(class_indices(array)[:, None] == np.arange(classes))
 
 
 def report(

@@ -1,7 +1,6 @@
 """`gpumlp lr-find`: find a learning rate by one short test (Smith 2015)."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..data.output import check_output
 from ..errors import ConfigError
 from ..experiment import Experiment
 from ..lr_finder import FEWEST_STEPS, HIGHEST, LOWEST, STEPS, LearningRates, find_lr
+from ..plots import plots_wanted
 from ..plots.rates import write_rates
 from ..run_folder import to_json
 from ..train import add_config_arguments, overrides
@@ -88,7 +88,7 @@ def check(options: argparse.Namespace) -> None:
             raise ConfigError("--overwrite needs --out, which says what to replace")
         return
     check_output(options.out, "--out", options.overwrite, [".png"])
-    if find_spec("matplotlib") is None:
+    if not plots_wanted("auto"):
         raise ConfigError(
             '--out needs matplotlib, which is not installed; pip install "gpumlp[plot]"'
         )

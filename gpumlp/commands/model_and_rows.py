@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..data.prepare import Prepared, prepare
+from ..data.prepare import Prepared
 from ..data.sources import load_rows
 from ..data.types import Array
 from ..errors import ConfigError, DataError
@@ -72,22 +72,8 @@ def in_blocks(compute: Callable[[Array], Array], x: Array) -> Array:
 
 
 def prepare_again(model: SavedModel, run: Path, dtype: npt.DTypeLike) -> Prepared:
-    """Return the data that the model of RUN was trained on, split and scaled as it was.
-
-    Raises DataError when the data is not what it was, as far as scaling, classes and the
-    fingerprint in the run folder tell.
-    """
-    config = model.config
-    data = prepare(config.data, config.model.task, config.seed, dtype)
-    now, then = data.scaler.to_arrays(), model.scaler.to_arrays()
-    same = now.keys() == then.keys() and all(np.array_equal(now[k], then[k]) for k in now)
-    known = _fingerprint(run)
-    if not same or data.targets != model.targets or known not in (None, data.fingerprint):
-        raise DataError(
-            f"{config.data.source}: is not what the model was trained on any more; "
-            "evaluate --data takes it as it is"
-        )
-    return data
+    """Return the data that the model of RUN was trained on, see `SavedModel.prepare_again`."""
+    return model.prepare_again(_fingerprint(run), dtype)
 
 
 def _fingerprint(run: Path) -> str | None:

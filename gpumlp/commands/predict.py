@@ -10,6 +10,7 @@ import numpy as np
 from ..data.frame import Text
 from ..data.output import Column, check_output, csv_blocks, write_arrays, write_columns
 from ..data.sources import load_cells
+from ..data.targets import class_indices
 from ..data.types import Array
 from ..errors import ConfigError
 from ..saved_model import SavedModel
@@ -99,7 +100,7 @@ def as_columns(model: SavedModel, y: Array, what: str) -> dict[str, Column]:
         if task == "multilabel":
             columns |= dict(zip(names, (y > 0.5).astype(np.int64).T, strict=True))
         else:
-            columns["class"] = Text(tuple(names), _indices(model, y))
+            columns["class"] = Text(tuple(names), class_indices(y))
     if what != "classes":
         for name, column in zip(names, _of_each_class(model, y).T, strict=True):
             if f"p_{name}" in columns:
@@ -120,18 +121,12 @@ def as_arrays(model: SavedModel, y: Array, what: str, path: Path) -> dict[str, A
     single = path.suffix.lower() == ".npy"
     classes: Callable[[], Array] = lambda: (y > 0.5).astype(np.int64)  # noqa: E731
     if task != "multilabel":
-        index = _indices(model, y)
+        index = class_indices(y)
         classes = lambda: index if single else np.array(model.targets.decode(index))  # noqa: E731
     if what == "classes":
         return {"classes": classes()}
     arrays = {"probabilities": _of_each_class(model, y)}
     return arrays if single or what == "probabilities" else arrays | {"classes": classes()}
-
-
-def _indices(model: SavedModel, y: Array) -> Array:
-    if model.targets.task == "binary":
-        return (y[:, 0] > 0.5).astype(np.int64)
-    return np.asarray(y.argmax(axis=1))
 
 
 def _of_each_class(model: SavedModel, y: Array) -> Array:

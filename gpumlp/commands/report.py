@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import ConfigError, FileError
+from ..data.output import check_output
+from ..errors import FileError
 from ..files import write_atomically
 from ..plots import plots_wanted, write_files
 from ..report_page import page
@@ -25,24 +26,12 @@ def run(options: argparse.Namespace) -> int:
     """Write the page and print its path."""
     read = read_run(options.run)
     out = options.out or options.run / "report.html"
-    _check(out, options.overwrite)
+    check_output(out, "--out", options.overwrite, (".html", ".htm"))
     plots, lacking = (read.plots, "") if read.plots else _drawn(read)
     content = page(read, plots, lacking).encode()
     write_atomically(out, content)
     sys.stdout.write(f"{out}\n")
     return 0
-
-
-def _check(path: Path, overwrite: bool) -> None:
-    """Raise ConfigError unless `path` can be written as wanted, FileError if it has no folder."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {path}: must end in .html")
-    if path.is_dir():
-        raise ConfigError(f"--out {path}: is a folder")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"--out {path}: is there already; --overwrite replaces it")
-    if not path.absolute().parent.is_dir():
-        raise FileError(f"{path.absolute().parent}: no such folder")
 
 
 def _drawn(read: RunFiles) -> tuple[dict[str, bytes], str]:

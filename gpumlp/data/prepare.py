@@ -77,6 +77,17 @@ class Prepared:
     features: Features
     target_scaler: Scaler | None
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that there are, of "train", "val" and "test"."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def last_part(self) -> tuple[str, Part]:
+        """Name and rows of the part that a model is judged by: test, or else val, or train."""
+        return list(self.parts.items())[-1]
+
 
 def prepare(data: DataSettings, task: str, seed: int, dtype: npt.DTypeLike) -> Prepared:
     """Load, split, scale and encode: everything between a config and the first batch.

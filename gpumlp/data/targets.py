@@ -107,6 +107,21 @@ class Targets:
         return indices
 
 
+def class_indices(y: Array) -> Array:
+    """Return the class of each row (N,): where y (N, C) is largest, or whether y (N, 1) > 1/2.
+
+    y is probabilities, one-hot rows or targets as `Targets.encode` returns them, on any device; of
+    equal ones the first class is taken. Indices (N,) are returned as they are.
+
+    >>> class_indices(np.array([[0.1, 0.9], [0.8, 0.2]])), class_indices(np.array([[0.4], [0.6]]))
+    (array([1, 0]), array([0, 1]))
+    """
+    if y.ndim == 1 and y.dtype.kind in "iu":
+        return y
+    y = y.reshape(len(y), -1)
+    return (y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0] > 0.5).astype(np.int64)
+
+
 def _labels(y: Array, source: str) -> tuple[list[str], npt.NDArray[np.intp]]:
     """Return the distinct labels' names, in order, and for each row the index of its label."""
     if _has_columns(y):

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import Array
+from ..data.targets import class_indices
 from ..model import Sequential
 from ..wording import count
-from .predictions import Floats, Predictions, labels
+from .predictions import Floats, Predictions
 from .style import CLASSES, MARKERS, Axes, Figure, new_figure, percent, shortened
 
 SHOWN_ROWS = 2000
@@ -136,7 +137,7 @@ class _Colours:
         one_class = task in ("multiclass", "binary")
         self.named = one_class and 0 < len(self.classes) <= NAMED_CLASSES
         if one_class:
-            self.values = labels(np.asarray(predictions.target)[rows]).astype(np.float64)
+            self.values = class_indices(np.asarray(predictions.target)[rows]).astype(np.float64)
             self.label = "class (its number, counted from 0)"
         elif task == "multilabel":
             self.values = np.asarray(predictions.target)[rows].sum(axis=1).astype(np.float64)

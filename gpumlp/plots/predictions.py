@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Array
+from ..data.targets import class_indices
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -37,7 +37,8 @@ class Predictions:
 
     def labels(self) -> tuple[Integers, Integers]:
         """Return true and predicted class of each row, (N,) each."""
-        return labels(np.asarray(self.target)), labels(np.asarray(self.prediction))
+        target, prediction = np.asarray(self.target), np.asarray(self.prediction)
+        return class_indices(target), class_indices(prediction)
 
     def values(self) -> tuple[Floats, Floats]:
         """Return true and predicted values, (N, K) each, in the units of the data."""
@@ -48,16 +49,3 @@ class Predictions:
         if self.unscale is None:
             return target, prediction
         return self.unscale(target), self.unscale(prediction)
-
-
-def labels(array: NDArray[Any]) -> Integers:
-    """Return class indices (N,) of indices, one-hot rows, probabilities (N, C), or y (N, 1).
-
-    >>> labels(np.array([[0.1, 0.9], [0.8, 0.2]])), labels(np.array([[0.4], [0.6]]))
-    (array([1, 0]), array([0, 1]))
-    """
-    if array.ndim == 1 and array.dtype.kind in "iu":
-        return array
-    array = array.reshape(len(array), -1)
-    found = array.argmax(axis=1) if array.shape[1] > 1 else array[:, 0] > 0.5
-    return found.astype(np.int64)

@@ -1,6 +1,5 @@
 """Draw the plots of a run from its folder: its metrics, its model, and its data if unchanged."""
 
-from ..data.prepare import prepare
 from ..errors import GpumlpError
 from ..plots import Pictured, Predictions, draw
 from ..saved_model import SavedModel
@@ -21,26 +20,19 @@ def draw_late(run: RunFiles) -> tuple[dict[str, bytes], str]:
         return drawn, f"without a model {what}"
     predictions, lacking = None, ""
     try:
-        predictions = _predictions(run, run.model)
+        predictions = _predictions(run.model, run.environment.get("data_sha256"))
     except GpumlpError as error:
         lacking = f"without its data no plot of predictions can be drawn: {error}"
-    else:
-        if predictions is None:
-            lacking = "its data have changed since, so predictions are not drawn"
     return draw(pictured.with_network(run.model.network, predictions)), lacking
 
 
-def _predictions(run: RunFiles, model: SavedModel) -> Predictions | None:
-    """Return what the model says of the test part, or what there is; None for other data.
+def _predictions(model: SavedModel, fingerprint: str | None) -> Predictions:
+    """Return what the model says of the test part, or what there is.
 
-    Raises DataError and FileError for data that cannot be read.
+    Raises DataError and FileError for data that cannot be read or are other ones now.
     """
-    config, backend = model.config, model.network.backend
-    data = prepare(config.data, config.model.task, config.seed, backend.dtype)
-    if data.fingerprint != run.environment.get("data_sha256") or data.targets != model.targets:
-        return None
-    parts = {"test": data.test, "val": data.val, "train": data.train}
-    name, part = next((name, part) for name, part in parts.items() if part is not None)
+    backend = model.network.backend
+    name, part = model.prepare_again(fingerprint, backend.dtype).last_part
     y = model.loss.link(model.network.predict(part.x), backend)
     unscale = None if model.target_scaler is None else model.target_scaler.inverse
     classes, weight = model.targets.classes, part.sample_weight

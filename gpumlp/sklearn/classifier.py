@@ -9,6 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import column_or_1d
 
 from ..backend import Array, Backend
+from ..data.targets import class_indices
 from ..losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from .base import MultilayerPerceptron, partial_fit_available
 from .rows import Part, on_gpu
@@ -155,7 +156,7 @@ class MLPClassifier(ClassifierMixin, MultilayerPerceptron):  # type: ignore[misc
         y = self._output(X)
         if self._multilabel:
             return (y > 0.5).astype(np.int64)
-        index = y.argmax(axis=1) if y.shape[1] > 1 else (y[:, 0] > 0.5).astype(np.int64)
+        index = class_indices(y)
         if on_gpu(index) and self.classes_.dtype.kind in "biuf":
             return self._net().backend.asarray(self.classes_, self.classes_.dtype)[index]
         return self.classes_[self._net().backend.to_numpy(index)]
