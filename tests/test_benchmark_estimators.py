@@ -3,7 +3,6 @@
 import json
 import sys
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,10 @@ import tables  # noqa: E402
 from worker import Worker, WorkerError  # noqa: E402
 
 SCRIPT = estimator_worker.__file__
-OURS_IS_THERE = pytest.mark.skipif(
-    find_spec("gpumlp.sklearn") is None, reason="this gpumlp has no gpumlp.sklearn"
-)
 FIELDS = {"what", "data", "estimator", "parameters", "seeds", "system", "rows"}
 FIELDS |= {"scores", "score", "iterations", "seconds", "ratio", "ratios"}
 
 
-@OURS_IS_THERE
 def test_a_quick_run_writes_rows_and_table(tmp_path, capsys):
     out = tmp_path / "out.json"
     assert estimators.main(["--quick", "--out", str(out)]) == 0
