@@ -2,7 +2,8 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from math import inf, isnan
 from typing import Any
 
@@ -29,22 +30,23 @@ def greater_is_better(monitor: str) -> bool:
 
 
 @dataclass
-class EarlyStopping(Callback):
-    """Stop when a monitored quantity has not improved for `patience` epochs (Prechelt 1998).
+class BestEpoch(Callback):
+    """Know in which epoch a monitored quantity was best, and keep that epoch's parameters.
 
     Args:
         monitor: a quantity of the history, such as "val_loss" or "val_accuracy".
-        patience: epochs without improvement to wait for.
         min_delta: the least change that counts as improvement.
-        restore_best: give the model the parameters of the best epoch at the end.
+
+    Attributes:
+        best_epoch: the best epoch so far, 0 before the first one.
+        values: the network's flat buffer of values then, or None.
 
     Raises ValueError at the end of the first epoch when the history has no such quantity.
     """
 
     monitor: str = "val_loss"
-    patience: int = 10
+    _: KW_ONLY
     min_delta: float = 0.0
-    restore_best: bool = True
 
     def __post_init__(self) -> None:
         self.sign = -1.0 if greater_is_better(self.monitor) else 1.0
@@ -52,11 +54,12 @@ class EarlyStopping(Callback):
 
     def _reset(self) -> None:
         self.best, self.best_epoch, self.waited = inf, 0, 0
-        self._best_values: Array = None
+        self.values: Array = None
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Forget what an earlier `fit` did."""
         self._reset()
+        self._backend = trainer.model.backend
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Compare with the best epoch so far."""
@@ -66,22 +69,59 @@ class EarlyStopping(Callback):
         value = self.sign * record[self.monitor]
         if value < self.best - self.min_delta or self.best_epoch == 0:
             self.best = inf if isnan(value) else value
-            self.best_epoch = trainer.best_epoch = trainer.epoch
-            self.waited = 0
-            if self.restore_best:
-                self._best_values = trainer.model.flat.values.copy()
+            self.best_epoch, self.waited = trainer.epoch, 0
+            if self.values is None:
+                self.values = trainer.model.flat.values.copy()
+            self.values[...] = trainer.model.flat.values
         else:
             self.waited += 1
-            if self.waited >= self.patience:
-                trainer.stop(
-                    f"{self.monitor} has not improved on epoch {self.best_epoch} "
-                    f"for {self.waited} epoch{'' if self.waited == 1 else 's'}"
-                )
+
+    def state(self) -> dict[str, Any]:
+        """Return the best value, its epoch, the epochs since, and the parameters."""
+        facts = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
+        if self.values is None:
+            return facts
+        return facts | {"values": self._backend.to_numpy(self.values)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        self._reset()
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.waited = state["waited"]
+        if "values" in state:
+            self.values = self._backend.asarray(state["values"]).copy()
+
+
+@dataclass
+class EarlyStopping(BestEpoch):
+    """Stop when a monitored quantity has not improved for `patience` epochs (Prechelt 1998).
+
+    Args:
+        monitor: a quantity of the history, such as "val_loss" or "val_accuracy".
+        patience: epochs without improvement to wait for.
+        restore_best: give the model the parameters of the best epoch at the end.
+        min_delta: the least change that counts as improvement.
+
+    Raises ValueError at the end of the first epoch when the history has no such quantity.
+    """
+
+    patience: int = 10
+    restore_best: bool = True
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """Compare with the best epoch so far."""
+        super().on_epoch_end(trainer, record)
+        trainer.best_epoch = self.best_epoch
+        if self.waited >= self.patience:
+            trainer.stop(
+                f"{self.monitor} has not improved on epoch {self.best_epoch} "
+                f"for {self.waited} epoch{'' if self.waited == 1 else 's'}"
+            )
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Restore the best epoch's parameters."""
-        if self._best_values is not None:
-            trainer.model.flat.values[...] = self._best_values
+        if self.restore_best and self.values is not None:
+            trainer.model.flat.values[...] = self.values
 
 
 class ProgressBar(Callback):

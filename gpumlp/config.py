@@ -105,6 +105,7 @@ def expects(what: str) -> WrapValidator:
 
 
 Count = Annotated[int, Field(gt=0), expects("a positive integer")]
+AtLeastTwo = Annotated[int, Field(ge=2), expects("an integer >= 2")]
 CountOrZero = Annotated[int, Field(ge=0), expects("an integer >= 0")]
 Seed = Annotated[int, Field(ge=0, lt=2**63), expects("an integer from 0 to 2^63 - 1")]
 Positive = Annotated[float, Field(gt=0)]
@@ -377,6 +378,27 @@ class EarlyStopping(Section):
     restore_best: bool = Field(default=True, description="end with the best epoch's parameters")
 
 
+class Checkpoint(Section):
+    """When the state of a training is saved, from which it can go on; always at its end."""
+
+    every_epochs: Count | None = Field(default=None, description="after each multiple of so many")
+    every_steps: Count | None = Field(default=None, description="after each multiple of so many")
+    every_seconds: Positive | None = Field(
+        default=10.0, description="or more, where saving is slow; not by default beside others"
+    )
+    keep_last: AtLeastTwo = Field(default=2, description="generations: last, last-1, ...")
+    keep_best: bool = Field(
+        default=True,
+        description="best: a model of the best epoch, by early_stopping.monitor or val_loss",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_seconds(cls, given: Any) -> Any:
+        others = isinstance(given, dict) and {"every_epochs", "every_steps"} & given.keys()
+        return {"every_seconds": None, **given} if others else given
+
+
 class Log(Section):
     """What the run folder gets besides model, configuration and summary."""
 
@@ -407,6 +429,9 @@ class Config(Section):
     schedule: Schedule = Field(default_factory=Schedule, description="the learning rate over time")
     train: Train = Field(default_factory=Train, description="how long, in which portions")
     early_stopping: EarlyStopping | None = Field(default=None, description="when to stop early")
+    checkpoint: Checkpoint = Field(
+        default_factory=Checkpoint, description="when what resuming needs is saved"
+    )
     log: Log = Field(default_factory=Log, description="what the run folder gets")
 
     @property

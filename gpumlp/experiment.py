@@ -45,12 +45,12 @@ class Experiment:
     why_cpu: str | None  # why the device "auto" is no GPU
 
     @classmethod
-    def build(cls, config: Config) -> "Experiment":
-        """Find the device, load the data, draw the network.
+    def build(cls, config: Config, device: str | None = None) -> "Experiment":
+        """Find the device, or take that one, load the data, draw the network.
 
         Raises DeviceError, DataError, FileError, and ConfigError for a metric that cannot be.
         """
-        backend, why_cpu = choose_backend(config.device, config.precision)
+        backend, why_cpu = choose_backend(device or config.device, config.precision)
         data = prepare(config.data, config.model.task, config.seed, backend.dtype)
         weight = class_weights(
             data.train.y, data.targets, config.loss.class_weight, data.train.x.dtype
@@ -133,9 +133,7 @@ class Experiment:
             self.class_weight,
         )
 
-    def summary(
-        self, status: str, trainer: Trainer, results: dict[str, Any], seconds: float
-    ) -> dict[str, Any]:
+    def summary(self, status: str, trainer: Trainer, results: dict[str, Any]) -> dict[str, Any]:
         """Return what summary.json holds."""
         training = sum(record["seconds"] for record in trainer.history)
         samples = sum(record["seconds"] * record["samples_per_s"] for record in trainer.history)
@@ -150,7 +148,7 @@ class Experiment:
             "stop_reason": trainer.stop_reason,
             **results,
             "parameters": self.network.flat.count,
-            "seconds": seconds,
+            "seconds": trainer.seconds,
             "samples_per_s": samples / training if training else 0.0,
             "device": self.backend.name,
             "precision": self.config.precision,

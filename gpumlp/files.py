@@ -27,10 +27,14 @@ def file_errors(path: Path) -> Iterator[None]:
         raise FileError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_atomically(
+    path: Path, content: bytes | Iterable[bytes | memoryview], generations: int = 1
+) -> None:
     """Write a file of that content, whole or in pieces: temporary file, fsync, rename, fsync.
 
-    Raises FileError when the file system refuses; what was there before is then untouched.
+    So many `generations` are kept: the file that was there becomes NAME-1, that one NAME-2, and so
+    on; at any moment each of them is whole. Raises FileError when the file system refuses; what was
+    there before is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with file_errors(path):
@@ -39,12 +43,25 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
                 file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
+            for number in reversed(range(1, generations)):
+                newer = generation(path, number - 1)
+                if newer.exists():
+                    newer.replace(generation(path, number))
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def generation(path: Path, number: int) -> Path:
+    """Return where an older content of a file is kept; number 0 is the file itself.
+
+    >>> generation(Path("last.safetensors"), 1).name
+    'last-1.safetensors'
+    """
+    return path.with_stem(f"{path.stem}-{number}") if number else path
 
 
 def sync_folder(folder: Path) -> None:

@@ -118,7 +118,13 @@ class Sequential:
                 done(layer)
         return da
 
-    def features(self, x: Array, layer: int = -2, scale: float = 1.0) -> Array:
+    def features(
+        self,
+        x: Array,
+        layer: int = -2,
+        scale: float = 1.0,
+        between: Callable[[], None] | None = None,
+    ) -> Array:
         """Return the activations of one layer for every row of x (N, n_in): the notes' features.
 
         Args:
@@ -126,6 +132,7 @@ class Sequential:
             layer: 0 is the input itself, 1 the first layer, ...; negative counts from the end:
                 -1 is the output and -2 the last hidden layer.
             scale: what x is multiplied by first, a few thousand rows at a time.
+            between: called after each few thousand rows.
 
         Raises IndexError when there is no such layer.
         """
@@ -145,15 +152,19 @@ class Sequential:
             for one in chosen:
                 rows = one.forward(rows, backend=backend)
             parts.append(rows.copy(order="C"))
+            if between is not None:
+                between()
         return self.backend.xp.concatenate(parts)
 
     def _scaled(self, rows: Array, scale: float) -> Array:
         xp, dtype = self.backend.xp, self.backend.dtype
         return xp.multiply(xp.asarray(rows), scale, dtype=dtype)
 
-    def predict(self, x: Array, scale: float = 1.0) -> Array:
+    def predict(
+        self, x: Array, scale: float = 1.0, between: Callable[[], None] | None = None
+    ) -> Array:
         """Return the last layer's output for every row of scale · x (N, n_in); see `features`."""
-        return self.features(x, -1, scale)
+        return self.features(x, -1, scale, between)
 
 
 def _dropout_rate(layer: Layer) -> float:

@@ -89,6 +89,12 @@ class Optimizer:
         self.row = backend.zeros((len(self._columns(np.ones(1), np.ones(1))),))
 
     @property
+    def arrays(self) -> dict[str, Array]:
+        """All that steps change besides the parameters: slots of state, and the loss scale's."""
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state}
+        return {**self.state, **scale}
+
+    @property
     def flat(self) -> FlatParameters:
         """The parameters this optimizer was bound to."""
         if self._flat is None:

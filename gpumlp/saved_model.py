@@ -1,11 +1,5 @@
-"""A trained model in one safetensors file: parameters, scaling, class names and configuration.
+"""A trained model in one file (see `tensor_file`): parameters, scaling, classes, configuration."""
 
-Reading it runs no code: safetensors holds arrays and text only, and a sha256 over all names, types,
-shapes and bytes is checked, because the format itself does not notice changed bits.
-"""
-
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from .backend import Backend, get_backend
 from .build import build_loss, build_network
@@ -29,11 +21,11 @@ from .data.table import NUMERIC
 from .data.targets import Targets, class_indices
 from .data.types import Array
 from .errors import DataError, DeviceError, FileError
-from .files import write_atomically
 from .losses import Loss
 from .model import Sequential
+from .tensor_file import read_tensors, write_tensors
 
-FORMAT = 2
+NET = "net."  # begins the names of parameters
 
 
 @dataclass(eq=False)
@@ -104,16 +96,19 @@ class SavedModel:
 
     def save(self, path: Path) -> None:
         """Write the model to `path`, atomically. Raises FileError."""
+        write_tensors(path, *self.content())
+
+    def content(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the arrays and facts of its file."""
         to_numpy = self.network.backend.to_numpy
         tensors = {
-            f"net.{parameter.name}": np.ascontiguousarray(to_numpy(parameter.value))
+            f"{NET}{parameter.name}": to_numpy(parameter.value)
             for parameter in self.network.parameters
         }
         for prefix, scaler in (("scaler", self.scaler), ("target_scaler", self.target_scaler)):
             for name, array in ({} if scaler is None else scaler.to_arrays()).items():
                 tensors[f"{prefix}.{name}"] = array
-        about = {
-            "format": FORMAT,
+        facts = {
             "config": dump_config(self.config),
             "scaler": self.scaler.name,
             "target_scaler": None if self.target_scaler is None else self.target_scaler.name,
@@ -121,10 +116,8 @@ class SavedModel:
             "targets": self.targets.to_dict(),
         }
         if self.class_weight is not None:
-            about["class_weight"] = np.asarray(self.class_weight, np.float64).tolist()
-        about["sha256"] = _digest(tensors, about)
-        # one entry, because safetensors writes several in an order that changes from run to run
-        write_atomically(path, save(tensors, {"gpumlp": json.dumps(about)}))
+            facts["class_weight"] = np.asarray(self.class_weight, np.float64).tolist()
+        return tensors, facts
 
 
 def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
@@ -137,21 +130,7 @@ def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
     path = Path(path)
     if path.is_dir():
         path /= "model.safetensors"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"{path}: cannot be read as a model: {error}") from None
-    try:
-        about = json.loads(metadata["gpumlp"])
-        version, digest = about["format"], about.pop("sha256")
-    except (KeyError, ValueError, TypeError):
-        raise FileError(f"{path}: not a gpumlp model") from None
-    if version != FORMAT:
-        raise FileError(f"{path}: a model of format {version}; this gpumlp reads {FORMAT}")
-    if digest != _digest(tensors, about):
-        raise FileError(f"{path}: its content is not what was saved (sha256 differs)")
+    tensors, about = read_tensors(path)
     try:
         return _assembled(tensors, about, device)
     except DeviceError:
@@ -171,7 +150,7 @@ def _assembled(
     backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
-        tensor = tensors[f"net.{parameter.name}"]
+        tensor = tensors[f"{NET}{parameter.name}"]
         if tensor.shape != parameter.shape:
             raise ValueError(f"{parameter.name} is {tensor.shape}, not {parameter.shape}")
         parameter.value[...] = backend.asarray(tensor)
@@ -198,13 +177,3 @@ def _scaler(name: str, tensors: Mapping[str, Array], about: Mapping[str, Any]) -
     start = f"{name}."
     arrays = {key.removeprefix(start): a for key, a in tensors.items() if key.startswith(start)}
     return Scaler.from_arrays(about[name], arrays)
-
-
-def _digest(tensors: Mapping[str, Array], about: Mapping[str, Any]) -> str:
-    """Return the sha256 over every name, type, shape and byte, in the order of names."""
-    digest = hashlib.sha256()
-    for name, array in sorted(tensors.items()):
-        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(json.dumps(about, sort_keys=True).encode())
-    return digest.hexdigest()

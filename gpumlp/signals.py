@@ -11,11 +11,12 @@ from .trainer import Callback, Trainer
 class StopOnSignal(Callback):
     """A context in which SIGINT and SIGTERM do no harm; also the trainer's callback.
 
-    Before training a signal ends the process by SystemExit. From its first step on, training ends
-    after the steps under way, and what follows (saving) is finished; a second signal of the same
-    kind kills the process. `exit_code` is 130 if SIGINT ended training and 143 if SIGTERM did, as
-    `trainer.stop_reason` then says, and else 0: a signal that comes when training has ended by
-    itself changes nothing. Does nothing outside the main thread, where Python allows no handlers.
+    While it trains, the training is interrupted after the steps, or the block of rows of a
+    validation, under way, and what follows (saving) is finished; a second signal of the same kind
+    kills the process. Before and after, where nothing is lost that cannot be done again, it ends by
+    SystemExit. `exit_code` is 130 after SIGINT and 143 after SIGTERM if that ended training, as
+    `trainer.stop_reason` then says, and else 0. Does nothing outside the main thread, where Python
+    allows no handlers.
     """
 
     def __init__(self) -> None:
@@ -44,11 +45,17 @@ class StopOnSignal(Callback):
         self._training = True
 
     def on_progress(self, trainer: Trainer) -> None:
-        """Ask the trainer to stop, unless it does so anyway."""
-        if self._received is None or trainer.stop_reason or trainer.step >= trainer.last_step:
-            return
-        trainer.stop(self._received.name)
-        self.exit_code = 128 + self._received
+        """Interrupt the trainer, unless it stops anyway."""
+        if self._received is not None:
+            trainer.interrupt(self._received.name)
+            if trainer.interrupted:
+                self.exit_code = 128 + self._received
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """From now on a signal ends the process, as one does that came too late for training."""
+        self._training = False
+        if self._received is not None and not trainer.interrupted:
+            raise SystemExit(128 + self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._training:

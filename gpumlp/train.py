@@ -5,13 +5,14 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from . import __version__
-from .callbacks import ProgressBar
+from .callbacks import BestEpoch, ProgressBar
+from .checkpoints import Checkpoints
 from .config import Config
 from .config_file import config_text, dump_config, load_config, shipped_configs
 from .console import guarded
@@ -21,17 +22,19 @@ from .errors import ConfigError, DivergedError, FileError, GpumlpError
 from .experiment import Experiment
 from .plots import plots_wanted, write_plots
 from .report import details, introduction, profile_table, result
+from .resume import Resumed, config_of, finished_summary, is_run, resume_hint
 from .run_folder import RunFolder, check_free, default_path, log_callbacks, to_json
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
-from .trainer import Trainer
+from .trainer import Callback, Trainer
+from .wording import count
 
 Say = Callable[[str], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train` to a parser."""
-    add_config_arguments(parser, required=True)
+    add_config_arguments(parser, required=False)
     parser.add_argument(
         "--run-dir",
         type=Path,
@@ -39,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the run folder to make; default: runs/NAME-TIME-xxxx",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --run-dir")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="go on with the run in DIR, or in --run-dir if there is one; needs no --config",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -88,40 +98,70 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return given
 
 
-def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[str, Any], int]:
-    """Run one training; return its summary and the exit code."""
-    with StopOnSignal() as signals:
-        path = options.run_dir or default_path(config.name)
-        check_free(path, options.overwrite)
+def train(
+    config: Config, options: argparse.Namespace, path: Path, say: Say
+) -> tuple[dict[str, Any], int]:
+    """Run one training in the folder `path`, or go on with it; return its summary and exit code."""
+    resuming = options.resume is not None and is_run(path)
+    with StopOnSignal() as signals, ExitStack() as stack:
+        if not resuming:
+            check_free(path, options.overwrite)
         plots = plots_wanted(config.log.plots)
         if config.log.tensorboard:
             check_tensorboard()
-        experiment = Experiment.build(config)
+        resumed = None
+        if resuming:
+            folder = stack.enter_context(RunFolder.open(path, config.log))
+            resumed = Resumed(folder, config, partial(warn, folder))
+            stack.enter_context(resumed.threads())
+        experiment = Experiment.build(config, resumed.device if resumed else None)
+        facts = experiment.data.facts
         environment = describe(experiment.backend) | {
-            "data_sha256": experiment.data.fingerprint,
+            "data_sha256": facts["sha256"],
+            "data": facts,
             "set": overrides(options),
         }
-        source = config_text(options.config)
-        folder = RunFolder.create(path, config, source, environment, options.overwrite)
+        if resumed is None:
+            source = config_text(options.config)
+            folder = RunFolder.create(path, config, source, environment, options.overwrite)
+            stack.enter_context(folder)
+        else:
+            resumed.check_data(experiment.data)
         part = experiment.data.train
         callbacks = [
+            *best_epoch(experiment),
             *log_callbacks(folder, config.log, part.x, part.y, part.sample_weight),
             signals,
         ]
         if not options.quiet:
             callbacks.append(ProgressBar(bar=not options.no_progress))
+        checkpoints = Checkpoints(
+            folder.path / "checkpoints", **config.checkpoint.model_dump(), facts={"data": facts}
+        )
         try:
             for line in introduction(experiment):
                 say(line)
                 folder.log(line)
             if options.verbose:
                 say(details(environment, path))
-            trainer = experiment.trainer(callbacks)
+            trainer = experiment.trainer([*callbacks, checkpoints])
+            checkpoints.content = lambda: experiment.saved_model(trainer).content()
+            resumed_at = []
+            if resumed is not None:
+                resumed_at = resumed.go_on(trainer, environment)
+                line = f"resumed at step {trainer.step:,}, after {count(trainer.epoch, 'epoch')}"
+                say(line)
+                folder.log(line)
             summary = fit_and_save(experiment, trainer, folder)
+            summary["resumed_at"] = resumed_at
             if options.profile and summary["status"] == "done":
                 add_profile(experiment, trainer, folder, summary, say)
             if plots:
                 draw(experiment, trainer, folder, say)
+            folder.write_summary(summary)  # the last of all: a run without one is not done
+        except SystemExit:
+            say(f"stopped; {resume_hint(path)}")
+            raise
         except (GpumlpError, MemoryError, OSError) as error:
             with suppress(FileError):
                 folder.log(str(error))
@@ -130,27 +170,39 @@ def train(config: Config, options: argparse.Namespace, say: Say) -> tuple[dict[s
             folder.log(traceback.format_exc())
             log = folder.path / "run.log"
             raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
+        if summary["status"] == "interrupted":
+            say(resume_hint(path))
         return summary, signals.exit_code
 
 
+def warn(folder: RunFolder, text: str) -> None:
+    """Say a warning, also to those who want to be told of results only, and log it."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+    folder.log(f"warning: {text}")
+
+
+def best_epoch(experiment: Experiment) -> list[Callback]:
+    """Return what knows the best epoch, where it is to be saved and early stopping does not."""
+    config = experiment.config
+    wanted = config.checkpoint.keep_best and experiment.data.val is not None
+    return [BestEpoch()] if wanted and config.early_stopping is None else []
+
+
 def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Fit, save the model, evaluate all parts, write and return the summary."""
-    began, model_file = perf_counter(), folder.path / "model.safetensors"
-    results: dict[str, dict[str, float]] = {}
+    """Fit, save the model, evaluate all parts, return the summary; of a diverged run, write it."""
+    model_file = folder.path / "model.safetensors"
     try:
         experiment.fit(trainer)
-        seconds = perf_counter() - began
         experiment.saved_model(trainer).save(model_file)
         results = experiment.evaluate(trainer)
     except DivergedError as error:
         model_file.unlink(missing_ok=True)
         trainer.stop_reason = str(error)
-        folder.write_summary(experiment.summary("diverged", trainer, {}, perf_counter() - began))
+        folder.write_summary(experiment.summary("diverged", trainer, {}))
         raise
-    status = "interrupted" if trainer.stop_reason in ("SIGINT", "SIGTERM") else "done"
-    summary = experiment.summary(status, trainer, results, seconds)
+    status = "interrupted" if trainer.interrupted else "done"
+    summary = experiment.summary(status, trainer, results)
     summary["run_dir"] = str(folder.path)
-    folder.write_summary(summary)
     folder.log(f"{status}: {to_json(results)}")
     return summary
 
@@ -161,7 +213,6 @@ def add_profile(
     """Add to the summary where a step's time goes; what goes wrong there is said, and no more."""
     try:
         summary["profile"] = experiment.profile(trainer).as_json()
-        folder.write_summary(summary)
     except Exception as error:
         folder.log(traceback.format_exc())
         say(f"warning: no profile: {error}")
@@ -184,9 +235,18 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    if options.overwrite and options.run_dir is None:
-        raise ConfigError("--overwrite needs --run-dir, which says what to replace")
-    config = load_config(options.config, overrides(options))
+    path = run_path(options)
+    if options.resume is not None and path is not None and is_run(path):
+        config = config_of(path, options.config, overrides(options))
+        summary = finished_summary(path)
+        if summary is not None and not options.print_config:
+            say(f"{path}: is done already, and left as it is")
+            return report_result(summary, options)
+    elif options.config is None:
+        missing = "no run folder is there; " if options.resume else ""
+        raise ConfigError(f"{missing}--config is needed: a TOML file, or one that ships")
+    else:
+        config = load_config(options.config, overrides(options))
     if options.print_config:
         print(dump_config(config), end="")
         return 0
@@ -197,11 +257,34 @@ def run(options: argparse.Namespace) -> int:
         found = dry_run(experiment)
         print(to_json(found) if options.json else dry_run_report(experiment, found))
         return 0
-    summary, code = train(config, options, say)
+    summary, code = train(config, options, path or default_path(config.name), say)
+    report_result(summary, options)
+    return code
+
+
+def run_path(options: argparse.Namespace) -> Path | None:
+    """Return the run folder that --run-dir or --resume name; ConfigError where they contradict."""
+    if options.overwrite and options.run_dir is None:
+        raise ConfigError("--overwrite needs --run-dir, which says what to replace")
+    if options.resume is None:
+        return options.run_dir  # type: ignore[no-any-return]
+    if options.overwrite or options.dry_run:
+        other = "--overwrite" if options.overwrite else "--dry-run"
+        raise ConfigError(f"--resume goes on with a run, {other} does not: give one of them")
+    given = [Path(name) for name in (options.resume, options.run_dir) if name]
+    if not given:
+        raise ConfigError("--resume needs a run folder: --resume DIR, or --run-dir DIR --resume")
+    if len({name.absolute() for name in given}) > 1:
+        raise ConfigError(f"--resume {given[0]} and --run-dir {given[1]} are two folders")
+    return given[0]
+
+
+def report_result(summary: dict[str, Any], options: argparse.Namespace) -> int:
+    """Print a summary as it was asked for."""
     if "profile" in summary and not options.json:
         print(profile_table(summary["profile"]))
     print(to_json(summary) if options.json else result(summary), flush=True)
-    return code
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 It knows protocols only: engines run steps, callbacks watch; no files, no arguments, no kernels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from math import isfinite
 from time import perf_counter
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Array
-from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
+from .engine import ENGINES, Batches, Engine, Progress, TrainingStep, get_engine
 from .engine.divergence import EpochStart, not_finite
 from .errors import DivergedError
 from .loss_scale import SMALLEST
@@ -24,6 +24,7 @@ from .out_of_memory import explained, of_prediction, of_training
 from .ranges import check_number, whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
+from .training_state import State, progress_of, put_callback_states, put_state, take_state
 
 Record = dict[str, Any]
 PROGRESS_SECONDS = 0.1
@@ -46,8 +47,8 @@ class History(list[Record]):
 class Callback:
     """What the trainer calls at its events; does nothing, override what you need.
 
-    A callback may read the trainer (`trainer.history`, `trainer.model`, `trainer.step` ...) and end
-    the run with `trainer.stop(reason)`.
+    A callback may read the trainer (`trainer.history`, `trainer.model`, `trainer.step` ...), end
+    the run with `trainer.stop(reason)`, or break it off, to be resumed, with `trainer.interrupt`.
     `every_steps` makes the trainer stop at each multiple of that many steps for `on_step`.
     """
 
@@ -63,13 +64,27 @@ class Callback:
         """After each multiple of `every_steps` steps."""
 
     def on_progress(self, trainer: "Trainer") -> None:
-        """Several times a second, between two steps."""
+        """Several times a second: between two steps, or two blocks of rows of a validation."""
 
     def on_epoch_end(self, trainer: "Trainer", record: Record) -> None:
         """After an epoch and its validation; `record` is its line of the history."""
 
     def on_train_end(self, trainer: "Trainer") -> None:
         """After the last step, also of a run that was stopped."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run must remember: what JSON can hold, and NumPy arrays.
+
+        Its keys are always the same ones; {} for nothing to remember.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned; called after `on_train_begin`."""
+
+
+class _Interrupted(Exception):  # noqa: N818 - no error
+    """Ends a validation that a callback has interrupted."""
 
 
 class Trainer:
@@ -151,6 +166,11 @@ class Trainer:
         self.running_loss = float("nan")
         self.workspace_bytes = 0  # memory of a step of the last `fit`, besides data and parameters
         self.stop_reason: str | None = None
+        self.interrupted = False  # whether the last `fit` was broken off by `interrupt`
+        self.began = 0, 0  # epoch and step at which the last `fit` began
+        self.under_way: TrainingStep | None = None  # of an epoch that has begun and not ended
+        self._resumed: State | None = None
+        self._seconds, self._fit_began, self._epoch_began = 0.0, 0.0, 0.0
 
     @property
     def step(self) -> int:
@@ -160,6 +180,53 @@ class Trainer:
     def stop(self, reason: str) -> None:
         """End training after the event under way; `stop_reason` keeps why."""
         self.stop_reason = self.stop_reason or reason  # the first one counts
+
+    def interrupt(self, reason: str) -> None:
+        """Break training off after the event under way; `stop_reason` keeps why.
+
+        Unlike `stop` it leaves the epoch under way unfinished, without a record in the history: a
+        trainer that is given the `state` of now goes on with it. Does nothing where training ends
+        for another reason.
+        """
+        if self.stop_reason is None:
+            self.stop_reason, self.interrupted = reason, True
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the last `fit` took, or has taken so far, without those between two runs."""
+        return perf_counter() - self._fit_began if self._fit_began else self._seconds
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds since the epoch under way began, without those between two runs."""
+        return perf_counter() - self._epoch_began
+
+    def state(self) -> State:
+        """Return all that `load_state` needs to go on from here, to the bit: arrays and facts.
+
+        For callbacks, and between two calls of `fit`. On a CPU arrays are the trainer's own: write
+        or copy them before the next step.
+
+        >>> from gpumlp.losses import MeanSquaredError
+        >>> from gpumlp.model import multilayer_perceptron
+        >>> from gpumlp.optimizers import SGD
+        >>> model = multilayer_perceptron([2, 1])
+        >>> sorted(Trainer(model, MeanSquaredError(), SGD()).state()["parameters"])
+        ['0.bias', '0.weight']
+        """
+        if self.under_way is None:
+            self.optimizer.bind(self.model.flat, self.model.backend)
+        return take_state(self)
+
+    def load_state(self, state: State) -> None:
+        """Go back to a `state`, of this or of another trainer that was made alike.
+
+        Where the state is of a `fit` under way, the next `fit`, with the same data and arguments,
+        goes on with it, and ends with the bits of one that was never interrupted. Raises ValueError
+        when the state is of another network, optimizer, schedule or other callbacks.
+        """
+        put_state(self, state)
+        self._resumed = state
 
     @explained(of_training)
     def fit(
@@ -198,22 +265,35 @@ class Trainer:
         training = self.training_step(x, y, sample_weight)
         batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
-        self.stop_reason, self.best_epoch = None, None
-        self.last_epoch = self.epoch + epochs
-        self.last_step = self.step + epochs * batches.steps
+        resumed, self._resumed = self._resumed, None
+        self.interrupted, self.stop_reason, self.best_epoch = False, None, None
+        progress = None
+        if resumed is None:
+            self.began = self.epoch, self.step
+        else:
+            self.stop_reason, self.best_epoch = resumed["stop_reason"], resumed["best_epoch"]
+            progress = progress_of(resumed)
+        first_epoch, first_step = self.began
+        self.last_epoch = first_epoch + epochs
+        self.last_step = first_step + epochs * batches.steps
         if max_steps is not None:
-            self.last_step = min(self.last_step, self.step + max_steps)
-            self.last_epoch = self.epoch + -(-(self.last_step - self.step) // batches.steps)
+            self.last_step = min(self.last_step, first_step + max_steps)
+            self.last_epoch = first_epoch + -(-(self.last_step - first_step) // batches.steps)
         start = EpochStart(training, engine)
         largest = self.model.operations_of_largest_product(batches.size)
+        self._fit_began = perf_counter() - (resumed["seconds"] if resumed else 0.0)
         try:
             self._call("on_train_begin")
+            if resumed is not None:
+                put_callback_states(self, resumed)
             with self.model.backend.threads_for(largest):
-                while self.step < self.last_step and self.stop_reason is None:
-                    self._epoch(engine, training, start, held_out)
+                while (progress or self.step < self.last_step) and self.stop_reason is None:
+                    self._epoch(engine, training, start, held_out, progress)
+                    progress = None
         finally:
             self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
+            self._seconds, self._fit_began = self.seconds, 0.0
         return self.history
 
     def training_step(self, x: Array, y: Array, sample_weight: Array | None = None) -> TrainingStep:
@@ -257,31 +337,51 @@ class Trainer:
         )
 
     def _epoch(
-        self, engine: Engine, training: TrainingStep, start: EpochStart, held_out: Samples | None
+        self,
+        engine: Engine,
+        training: TrainingStep,
+        start: EpochStart,
+        held_out: Samples | None,
+        progress: tuple[Progress, float] | None,
     ) -> None:
-        """Run one epoch, or what is left of it before `last_step`, and add its record."""
-        first = self.step
+        """Run one epoch, or what is left of it, up to `last_step`, and add its record.
+
+        `progress` says how far it had come, and in how many seconds, before it was interrupted.
+        """
+        done, seconds = progress or (None, 0.0)
+        first = self.step - (done.position if done else 0)
         factors = self.schedule.table(first, training.batches.steps)
         self.epoch += 1
         try:
-            training.begin_epoch(self.epoch - 1, first, factors)
+            training.begin_epoch(self.epoch - 1, first, factors, done)
+            self.under_way = training
+            self._epoch_began = perf_counter() - seconds
             self._call("on_epoch_begin")
             start.keep()
-            began = perf_counter()
             self._steps(engine, training, start, min(first + len(factors), self.last_step))
+            if self.step > first and not self.interrupted:
+                training.backend.synchronize()
+                record = self._record(training, first, factors, self.epoch_seconds)
+                if held_out is not None:
+                    found = self._evaluate(held_out, self._between_blocks)
+                    record |= {f"val_{name}": value for name, value in found.items()}
+        except _Interrupted:
+            pass
         finally:
-            if self.step == first:  # stopped, or failed, before its first step
+            self.under_way = None
+            if self.step == first or self.interrupted:  # it goes on later, or never began
                 self.epoch -= 1
-        if self.step == first:
+        if self.step == first or self.interrupted:
             return
-        training.backend.synchronize()
-        record = self._record(training, first, factors, perf_counter() - began)
-        if held_out is not None:
-            record |= {f"val_{name}": v for name, v in self._evaluate(held_out).items()}
         self.history.append(record)
         self.schedule.observe(record["val_loss"] if "val_loss" in record else record["loss"])
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
+
+    def _between_blocks(self) -> None:
+        self._call("on_progress")
+        if self.interrupted:
+            raise _Interrupted
 
     def _steps(self, engine: Engine, training: TrainingStep, start: EpochStart, end: int) -> None:
         """Run the steps before `end`, calling callbacks between them."""
@@ -354,11 +454,13 @@ class Trainer:
         """
         return self._evaluate(self._samples(x, y, sample_weight))
 
-    def _evaluate(self, data: Samples) -> dict[str, float]:
+    def _evaluate(
+        self, data: Samples, between: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         backend, loss = self.model.backend, copy(self.loss)
         loss.backend = backend
         with np.errstate(all="ignore"):  # a diverged network is found by its loss
-            z = self.model.predict(data.x, data.scale)
+            z = self.model.predict(data.x, data.scale, between)
             loss.forward(z, data.target, data.loss_weight)
             target = backend.to_numpy(data.target)
             prediction = backend.to_numpy(self.loss.link(z, backend))

@@ -3,8 +3,8 @@
 import pytest
 
 from gpumlp.config import known_keys
+from gpumlp.config_differences import differences
 from gpumlp.config_file import load_config, parse_config, shipped_configs
-from gpumlp.report_page.config_differences import differences
 
 DIGITS = {"data": {"source": "builtin:digits"}}
 

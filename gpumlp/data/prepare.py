@@ -84,6 +84,13 @@ class Prepared:
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What tells these data from others: rows of each part, sizes, and the fingerprint."""
+        rows = {f"rows of the {name} part": len(part.x) for name, part in self.parts.items()}
+        sizes = {"features": int(self.train.x.shape[1]), "outputs": self.targets.outputs}
+        return {**rows, **sizes, "sha256": self.fingerprint}
+
+    @property
     def last_part(self) -> tuple[str, Part]:
         """Name and rows of the part that a model is judged by: test, or else val, or train."""
         return list(self.parts.items())[-1]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from .eager import EagerEngine
 from .graph import GraphEngine
-from .step import Batches, TrainingStep
+from .step import Batches, Progress, TrainingStep
 
 __all__ = [
     "ENGINES",
@@ -16,6 +16,7 @@ __all__ = [
     "EagerEngine",
     "Engine",
     "GraphEngine",
+    "Progress",
     "TrainingStep",
     "get_engine",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DivergedError
 from ..model import Sequential
 from . import Engine
-from .step import TrainingStep
+from .step import Progress, TrainingStep
 from .watch import WatchingBackend, is_finite
 
 
@@ -29,17 +29,17 @@ class EpochStart:
     def __init__(self, training: TrainingStep, engine: Engine) -> None:
         self._training, self._engine = training, engine
         optimizer = training.optimizer
-        self._arrays = [training.model.flat.values, *optimizer.state.values()]
-        if optimizer.loss_scale is not None:
-            self._arrays.append(optimizer.loss_scale.state)
+        self._arrays = [training.model.flat.values, *optimizer.arrays.values()]
         self._kept = [array.copy() for array in self._arrays]
         self._first = optimizer.steps
+        self._progress: Progress | None = None
 
     def keep(self) -> None:
-        """Keep what there is now, before the first step of an epoch."""
+        """Keep what there is now, before the first step of an epoch or of what is left of it."""
         for kept, array in zip(self._kept, self._arrays, strict=True):
             kept[...] = array
         self._first = self._training.optimizer.steps
+        self._progress = self._training.progress if self._training.batches.position else None
 
     def diverged(self, epoch: int, before: int, total: float) -> DivergedError:
         """Return the error that says where an epoch diverged, by repeating it.
@@ -70,18 +70,19 @@ class EpochStart:
     def _find(self, before: int) -> str:
         """Return what was not finite first, and stop after that step; "" where nothing is found."""
         training, optimizer = self._training, self._training.optimizer
-        batches, steps = training.batches, optimizer.steps - self._first
+        batches, start = training.batches, self._progress.position if self._progress else 0
+        steps = optimizer.steps - self._first
         known = self._return(max(0, before - self._first - 1))  # one more, to compare with
         if known:
             known = self._return(0)
         watch = WatchingBackend(training)
         earlier: set[str] = set()
         with np.errstate(all="ignore"):
-            while batches.position < steps:
+            while batches.position - start < steps:
                 watch.run_step()
                 total, _ = training.sums()
                 if not isfinite(total) or set(not_finite(training.model)) - known:
-                    optimizer.steps = self._first + batches.position
+                    optimizer.steps = self._first + batches.position - start
                     # an excluded class may be -∞ in every step, and is no cause
                     new = [one for one in watch.found if one.name not in earlier] or watch.found
                     return ", ".join(filter(None, new[0])) if new else ""
@@ -93,7 +94,7 @@ class EpochStart:
         for kept, array in zip(self._kept, self._arrays, strict=True):
             array[...] = kept
         self._training.model.flat.gradients[...] = 0  # its padding, which no step writes
-        self._training.rewind()
+        self._training.rewind(self._progress)
         if steps:
             self._engine.run(steps)
         return set(not_finite(self._training.model))

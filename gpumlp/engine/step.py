@@ -10,6 +10,7 @@ update     W ← W - η dl/dW, or what the optimizer makes of it
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isinf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -121,6 +122,14 @@ class Batches:
             yield rest, 1
 
 
+class Progress(NamedTuple):
+    """How far an epoch has come: steps taken, and the running sums, float64 (effective,)."""
+
+    position: int
+    losses: Array
+    correct: Array
+
+
 class TrainingStep:
     """One training step of a model on batches; calling it runs the step on a backend.
 
@@ -161,8 +170,14 @@ class TrainingStep:
         self._losses = backend.zeros((effective,), np.float64)
         self._correct = backend.zeros((effective,), np.float64)
 
-    def begin_epoch(self, epoch: int, first_step: int, factors: np.ndarray) -> None:
-        """Upload what this epoch's steps need; `factors` multiply the learning rate, (steps,)."""
+    def begin_epoch(
+        self, epoch: int, first_step: int, factors: np.ndarray, progress: Progress | None = None
+    ) -> None:
+        """Upload what this epoch's steps need, and go to its first step, or as far as it was.
+
+        `factors` multiply the learning rate, (steps,); `first_step` is the epoch's, also where it
+        has come further.
+        """
         backend, batches = self.backend, self.batches
         table = self.optimizer.table(factors, first_step)
         if self.model.has_dropout:
@@ -171,14 +186,28 @@ class TrainingStep:
         with np.errstate(over="ignore"):  # a rate out of range makes the run diverge, which is said
             self._table[...] = backend.asarray(table)
         self._order[...] = backend.asarray(batches.order(epoch), np.int64)
-        self.rewind()
+        self.rewind(progress)
 
-    def rewind(self) -> None:
-        """Go back to the first step of the epoch; the parameters stay."""
-        for counter in (self._clock, self._losses, self._correct):
-            counter[...] = 0
-        self.batches.position = 0
+    def rewind(self, progress: Progress | None = None) -> None:
+        """Go back to the first step of the epoch, or to where it was; the parameters stay.
+
+        Raises ValueError when the progress is of other data.
+        """
+        position, losses, correct = progress or (0, 0.0, 0.0)
+        if not 0 <= position <= self.batches.steps:
+            raise ValueError(f"{position} steps of an epoch that has {self.batches.steps}")
+        self._clock[...] = self.batches.position = position
+        for total, kept in ((self._losses, losses), (self._correct, correct)):
+            if np.shape(kept) not in ((), total.shape):
+                raise ValueError(f"sums of {np.shape(kept)} rows in batches of {total.shape}")
+            total[...] = self.backend.asarray(kept, np.float64)
         self.refresh()
+
+    @property
+    def progress(self) -> Progress:
+        """How far the epoch has come, on the host; `rewind` takes it."""
+        sums = (np.array(self.backend.to_numpy(a)) for a in (self._losses, self._correct))
+        return Progress(self.batches.position, *sums)
 
     def refresh(self) -> None:
         """Take over parameters that something else than a step may have changed."""

@@ -4,7 +4,9 @@ Norms that shrink from layer to layer towards the input are the vanishing gradie
 networks; norms that grow are exploding ones.
 """
 
+from collections.abc import Mapping
 from copy import copy
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +73,14 @@ class GradientNorms(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         """Give the memory back."""
         self._workspace = None
+
+    def state(self) -> dict[str, Any]:
+        """Return the norms before the first step."""
+        return {"initial": self.initial}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        self.initial = dict(state["initial"])
 
     def _norms(self, trainer: Trainer) -> dict[str, float]:
         model = trainer.model

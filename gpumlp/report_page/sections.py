@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ..config_differences import differences
 from ..layers import Dense
 from ..trainer import Record
 from ..wording import count, duration, layer_sizes, number
 from .captions import CAPTIONS, SHAPES
-from .config_differences import differences
 from .markup import facts, folded, listing, paragraph, picture, section, table, tag
 from .run_reading import RunFiles
 

@@ -1,5 +1,6 @@
-"""Which keys of a configuration are not what they are by default."""
+"""Which keys of a configuration are not what they are by default, or in another one."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..config import Config, known_keys
+from .config import Config, known_keys
 
 
 class Difference(NamedTuple):
@@ -35,6 +36,30 @@ def differences(config: Config) -> list[Difference]:
         if value != default:
             found.append(Difference(key, value, default, known.description or ""))
     return found
+
+
+def changes(then: Config, now: Config) -> list[str]:
+    """Say which keys have changed, one line for each.
+
+    >>> from gpumlp.config_file import parse_config
+    >>> then, now = (
+    ...     parse_config({"data": {"source": "builtin:digits"}, "optimizer": {"lr": lr}})
+    ...     for lr in (0.5, 0.1)
+    ... )
+    >>> changes(then, now)
+    ['optimizer.lr    was 0.5, is 0.1']
+    """
+    keys = known_keys()
+    before, after = (dict(_leaves(config.model_dump(), keys)) for config in (then, now))
+    return [
+        f"{key}    was {_shown(before.get(key))}, is {_shown(after.get(key))}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _leaves(

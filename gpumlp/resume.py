@@ -1,0 +1,150 @@
+"""Go on with a run: its last checkpoint, and what must not have changed since it began."""
+
+import json
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from .checkpoints import Checkpoint, newest_checkpoint
+from .config import Config
+from .config_differences import changes
+from .config_file import load_config, parse_config
+from .data.prepare import Prepared
+from .errors import ConfigError, DataError, FileError
+from .run_folder import MARK, RunFolder
+from .trainer import Trainer
+
+# What of env.json decides about bits.
+DECISIVE = ("packages", "blas", "kernels", "gpu", "cuda_runtime", "cublaslt")
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run folder."""
+    return (path / MARK).is_file()
+
+
+def finished_summary(path: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that is done; None for one that can go on."""
+    try:
+        summary = json.loads((path / "summary.json").read_bytes())
+        done = summary["status"] == "done" and (path / "model.safetensors").is_file()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return summary if done else None
+
+
+def config_of(path: Path, source: str | None, overrides: list[str]) -> Config:
+    """Return the configuration of a run. Raises ConfigError where what is given is another one.
+
+    `source` is a configuration file or None, and `overrides` are changes to it.
+    """
+    config = load_config(path / MARK)
+    given = load_config(source or path / MARK, overrides)
+    _refuse(path, "the configuration", changes(config, given), ConfigError)
+    return config
+
+
+class Resumed:
+    """A run that goes on in its folder, which is this process's own from now on.
+
+    Args:
+        folder: the run's.
+        config: as the run has it.
+        warn: is told what is not as it was, and does no harm.
+
+    Raises ConfigError when another process is at it, and FileError when nothing can be read.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, warn: Callable[[str], None]) -> None:
+        self.folder, self._warn = folder, warn
+        self.environment = folder.read_environment()
+        place = folder.path / "checkpoints"
+        self.checkpoint: Checkpoint | None = newest_checkpoint(place, warn)
+        if self.checkpoint is not None:
+            path, facts = self.checkpoint.path, self.checkpoint.facts
+            then = parse_config(_toml(facts, path), f"{path}: config")
+            _refuse(path, "the configuration", changes(then, config), ConfigError)
+
+    @property
+    def device(self) -> str | None:
+        """The device on which the run began."""
+        found = self.environment.get("device")
+        return found if isinstance(found, str) else None
+
+    def threads(self) -> AbstractContextManager[Any]:
+        """Give matrix products as many threads as the run began with: their bits depend on it."""
+        then = [pool.get("num_threads") for pool in self.environment.get("blas", ())]
+        now = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        if not then or then == now:
+            return nullcontext()
+        limits: AbstractContextManager[Any] = threadpool_limits(int(then[0]), user_api="blas")
+        return limits
+
+    def check_data(self, data: Prepared) -> None:
+        """Raise DataError, which lists what has changed, unless the data are what they were."""
+        known = self.environment if self.checkpoint is None else self.checkpoint.facts
+        changed = _changes(known.get("data", {}), data.facts)
+        _refuse(self.folder.path, "the data", changed, DataError)
+
+    def go_on(self, trainer: Trainer, environment: Mapping[str, Any]) -> list[int]:
+        """Give a trainer the state of the checkpoint, and return the steps of all resumptions."""
+        if self.checkpoint is not None:
+            try:
+                trainer.load_state(self.checkpoint.state)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                path = self.checkpoint.path
+                raise FileError(f"{path}: does not hold what a checkpoint holds: {error}") from None
+        changed = _changes(_decisive(self.environment), _decisive(environment))
+        for line in changed:
+            self._warn(f"not the same bits as before, perhaps: {line}")
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        resumptions = [
+            *self.environment.get("resumed", ()),
+            {"step": trainer.step, "time": stamp, "changed": changed},
+        ]
+        self.folder.cut_back(trainer.history)
+        self.folder.write_environment(self.environment | {"resumed": resumptions})
+        return [int(one["step"]) for one in resumptions]
+
+
+def _toml(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(facts["config"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise FileError(f"{path}: not a checkpoint of a run") from None
+
+
+def _decisive(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides about bits, tables with dotted names."""
+    found: dict[str, Any] = {}
+    for name in DECISIVE:
+        value = environment.get(name)
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif value is not None:
+            found[name] = value
+    return found
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}    was {then.get(name, 'not there')}, is {now.get(name, 'not there')}"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+
+
+def _refuse(path: Path, what: str, changed: list[str], error: type[Exception]) -> None:
+    if changed:
+        verb = "have" if what.endswith("data") else "has"
+        raise error("\n  ".join([f"{path}: {what} {verb} changed since the run began", *changed]))
+
+
+def resume_hint(path: Path) -> str:
+    """Return the command that goes on with a run."""
+    return f"gpumlp train --resume {path} goes on from here"

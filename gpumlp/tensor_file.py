@@ -1,0 +1,95 @@
+"""Named arrays and facts in one safetensors file, whose content is verified when it is read.
+
+Reading runs no code: safetensors holds arrays and text only. The format itself does not notice
+changed bits, so a sha256 over all names, types, shapes, bytes and facts goes with them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from .backend import Array
+from .errors import FileError
+from .files import write_atomically
+
+FORMAT = 2
+ENTRY = "gpumlp"  # of the metadata: one, because its order with others would be arbitrary
+DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Array], facts: Mapping[str, Any], generations: int = 1
+) -> str:
+    """Write arrays and facts (what JSON can hold) to `path`, and return their sha256.
+
+    As in `write_atomically`, which also says what `generations` are and what is raised. Pieces are
+    written from where they lie: safetensors' own `save` would hold all of them three times.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
+    facts = {"format": FORMAT, **facts}
+    digest = _digest(arrays, facts)
+    header: dict[str, Any] = {"__metadata__": {ENTRY: json.dumps(facts | {"sha256": digest})}}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that arrays are aligned
+    start_of_file = len(text).to_bytes(8, "little") + text
+    write_atomically(path, chain([start_of_file], map(_bytes, arrays.values())), generations)
+    return digest
+
+
+def read_tensors(path: Path, what: str = "model") -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the arrays and facts of a file.
+
+    Raises FileError, which calls it a `what`, when the file cannot be read or is not what was
+    written.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path}: cannot be read as a {what}: {error}") from None
+    try:
+        facts = json.loads(metadata[ENTRY])
+        version, digest = facts["format"], facts.pop("sha256")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        raise FileError(f"{path}: not a gpumlp {what}") from None
+    if version != FORMAT:
+        raise FileError(f"{path}: a {what} of format {version}; this gpumlp reads {FORMAT}")
+    if digest != _digest(tensors, facts):
+        raise FileError(f"{path}: its content is not what was saved (sha256 differs)")
+    return tensors, facts
+
+
+def _bytes(array: Array) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _digest(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> str:
+    """Return the sha256 over every name, type, shape and byte, in the order of names."""
+    digest = hashlib.sha256()
+    for piece in _digested(tensors, facts):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _digested(
+    tensors: Mapping[str, Array], facts: Mapping[str, Any]
+) -> Iterator[bytes | memoryview]:
+    for name, array in sorted(tensors.items()):
+        yield f"{name} {array.dtype.name} {array.shape}\n".encode()
+        yield _bytes(np.asarray(array, order="C"))
+    yield json.dumps(facts, sort_keys=True).encode()
