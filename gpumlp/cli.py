@@ -19,6 +19,7 @@ from .commands import (
     parity,
     predict,
     report,
+    verify_resume,
 )
 from .console import guarded
 
@@ -34,6 +35,7 @@ COMMANDS = {
     "explain": (explain, "show every quantity of backpropagation for one sample"),
     "gradcheck": (gradcheck, "compare all gradients with central differences"),
     "parity": (parity, "compare every way to run a configuration here, step by step"),
+    "verify-resume": (verify_resume, "kill a training again and again, resume it, compare bits"),
     "config": (configs, "list, show or describe configurations"),
     "fetch": (fetch, "download a data set that does not ship"),
     "doctor": (doctor, "say what this machine has and what is missing"),

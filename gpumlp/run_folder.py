@@ -24,7 +24,7 @@ from .tensorboard import TensorBoard
 from .trainer import Callback, Record, Trainer
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder
-ENVIRONMENT = "env.json"
+ENVIRONMENT, LOG = "env.json", "run.log"
 NEW = ".new"  # ends the names of folders that are being made
 
 
@@ -49,6 +49,10 @@ class RunFolder(Callback):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
         if self._locked is not None:
             self._locked.close()
 
@@ -73,7 +77,9 @@ class RunFolder(Callback):
             locked = fill(place, texts)
             sync_folder(place.parent)
         except OSError as error:  # its file name is of a temporary folder
-            raise FileError(f"{path}: {error.strerror or error}") from error
+            name = Path(error.filename or "").name
+            where = path / name if name in (*texts, LOG) else path
+            raise FileError(f"{where}: {error.strerror or error}") from error
         return cls(path, config.log, locked)
 
     @classmethod
@@ -82,7 +88,8 @@ class RunFolder(Callback):
 
         Raises ConfigError when another process is at it, and FileError.
         """
-        return cls(path, log, _locked(path))
+        with file_errors(path):
+            return cls(path, log, _locked(path))
 
     def cut_back(self, history: Sequence[Record]) -> None:
         """Write the metrics files anew, up to where the history goes.
@@ -119,7 +126,7 @@ class RunFolder(Callback):
     def log(self, text: str) -> None:
         """Add a line to run.log, with the time."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._append("run.log", f"{stamp} {text}\n")
+        self._append(LOG, f"{stamp} {text}\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -152,8 +159,7 @@ def _csv(record: Record, first: bool) -> str:
 
 def _locked(path: Path) -> IO[Any]:
     """Return a run folder's log, open and locked; ConfigError where another process has it."""
-    with file_errors(path):
-        file = (path / "run.log").open("ab")
+    file = (path / LOG).open("ab")
     if not lock(file):
         file.close()
         raise ConfigError(f"{path}: another process is running there")
@@ -203,10 +209,12 @@ def check_free(path: Path, replace: bool) -> None:
 
 def _is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but what a process left that was killed while filling it."""
-    return all(
-        path.name in ("config.input.toml", ENVIRONMENT, "run.log") or path.suffix == NEW
-        for path in folder.iterdir()
-    )
+    names = {path.name for path in folder.iterdir()}
+    left = {name for name in names if name.endswith(NEW)}
+    others = names - left
+    if others <= {LOG}:
+        return not others or not (folder / LOG).stat().st_size
+    return bool(left) and others <= {"config.input.toml", ENVIRONMENT, LOG}
 
 
 def _make_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
@@ -217,8 +225,8 @@ def _make_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}{NEW}")
     replaced = _locked(path) if (path / MARK).exists() else None
     old, locked = new.with_suffix(".old"), None
-    new.mkdir()
     try:
+        new.mkdir()
         for name, text in texts.items():
             (new / name).write_text(text, encoding="utf-8")
         locked = _locked(new)
@@ -262,7 +270,7 @@ def _fill_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
             (new / name).rename(path / name)
     except BaseException as error:
         if not isinstance(error, ConfigError):
-            for name in (*texts, "run.log"):
+            for name in (*texts, LOG):
                 (path / name).unlink(missing_ok=True)
         locked.close()
         raise

@@ -34,6 +34,7 @@ OPTIONS = {
     "--set",
     "--run-dir",
     "--overwrite",
+    "--resume",
     "--device",
     "--seed",
     "--quiet",

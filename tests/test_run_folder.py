@@ -93,14 +93,15 @@ def files_of(folder):
 def make(path, replace=False, seed=0):
     """Make a run folder as `train` does before the first step."""
     config = parse_config({"seed": seed, "data": {"source": "builtin:digits"}})
-    return RunFolder.create(path, config, f"seed = {seed}", {"seed": seed}, replace)
+    with RunFolder.create(path, config, f"seed = {seed}", {"seed": seed}, replace) as folder:
+        return folder
 
 
 def whole(path, seed):
     """Whether a folder holds all that one call of `make` writes, and nothing else."""
     return (
         {file.name for file in path.iterdir()}
-        == {"config.input.toml", "config.resolved.toml", "env.json"}
+        == {"config.input.toml", "config.resolved.toml", "env.json", "run.log"}
         and path.joinpath("config.input.toml").read_text() == f"seed = {seed}"
         and load_config(path / "config.resolved.toml").seed == seed
         and json.loads(path.joinpath("env.json").read_text()) == {"seed": seed}
@@ -144,7 +145,9 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_leaves_the_promised_files_and_no_others(finished):
-    assert {path.name for path in finished.iterdir()} == FILES
+    assert {path.name for path in finished.iterdir()} == FILES | {"checkpoints"}
+    checkpoints = {path.name for path in (finished / "checkpoints").iterdir()}
+    assert checkpoints == {"last.safetensors", "best.safetensors"}
     assert {path.name for path in finished.parent.iterdir()} == {"run", "small.npz", "small.toml"}
 
 
@@ -242,6 +245,7 @@ def test_a_metrics_file_is_written_if_it_is_wanted(jsonl_wanted, csv_wanted, tmp
     wanted = {"jsonl": jsonl_wanted, "csv": csv_wanted}
     config = parse_config({"data": {"source": "builtin:digits"}, "log": wanted})
     folder = RunFolder.create(tmp_path / "run", config, "", {}, replace=False)
+    folder.close()
     record = {"epoch": 1, "loss": 0.5, "seconds": 0.1}
     folder.on_epoch_end(type("Trainer", (), {"history": [record], "last_epoch": 1}), record)
     folder.write_summary({"status": "done"})
@@ -256,6 +260,7 @@ def test_gradient_norms_are_in_the_metrics_if_they_are_wanted(gradient_norms, tm
     log = {"gradient_norms": gradient_norms}
     config = parse_config({"data": {"source": "builtin:digits"}, "log": log})
     folder = RunFolder.create(tmp_path / "run", config, "", {}, replace=False)
+    folder.close()
     x, y = np.eye(4), np.arange(4) % 3
     callbacks = log_callbacks(folder, config.log, x, y)
     model = multilayer_perceptron([4, 5, 3])

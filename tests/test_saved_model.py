@@ -395,15 +395,13 @@ def put(key, value):
         "an unknown scaler",
     ],
 )
-def test_a_made_up_file_with_a_right_checksum_is_refused(
-    change_tensors, change_text, tmp_path, monkeypatch
-):
-    made_up(tmp_path / "model", monkeypatch, change_tensors, change_text)
+def test_a_made_up_file_with_a_right_checksum_is_refused(change_tensors, change_text, tmp_path):
+    made_up(tmp_path / "model", change_tensors, change_text)
     refused(tmp_path / "model")
 
 
-def test_a_file_made_up_without_a_change_is_read(tmp_path, monkeypatch):
-    model = made_up(tmp_path / "model", monkeypatch)
+def test_a_file_made_up_without_a_change_is_read(tmp_path):
+    model = made_up(tmp_path / "model")
     np.testing.assert_array_equal(load_model(tmp_path / "model").predict(X), model.predict(X))
 
 

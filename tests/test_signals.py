@@ -50,24 +50,62 @@ def test_a_signal_ends_training_and_is_its_reason(number, code):
 
 
 @both
-@pytest.mark.parametrize("when", [{"step": 2 * STEPS}, {"event": "on_train_end"}], ids=str)
-def test_a_signal_when_training_ends_by_itself_changes_nothing(number, code, when):
+def test_a_signal_at_the_last_step_leaves_the_epoch_to_be_ended_later(number, code):
     signals = StopOnSignal()
-    trainer = train(signals, Send(number, **when))
-    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (2 * STEPS, None, 0)
+    trainer = train(signals, Send(number, step=2 * STEPS))
+    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (2 * STEPS, number.name, code)
+    assert trainer.interrupted
+    assert trainer.epoch == len(trainer.history) == 1
 
 
 @both
-def test_a_signal_after_another_reason_to_stop_changes_nothing(number, code):
+def test_a_signal_after_the_last_step_ends_the_process(number, code):
+    with pytest.raises(SystemExit) as caught:
+        train(StopOnSignal(), Send(number, event="on_train_end"))
+    assert caught.value.code == code
+
+
+@both
+def test_a_signal_after_another_reason_to_stop_ends_the_process(number, code):
     class Stop(Callback):
         every_steps = 3
 
         def on_step(self, trainer):
             trainer.stop("no improvement")
 
-    signals = StopOnSignal()
-    trainer = train(signals, Stop(), Send(number, step=3))
-    assert (trainer.step, trainer.stop_reason, signals.exit_code) == (3, "no improvement", 0)
+    reasons = []
+
+    class Look(Callback):
+        def on_train_end(self, trainer):
+            reasons.append((trainer.step, trainer.stop_reason, trainer.interrupted))
+
+    with pytest.raises(SystemExit) as caught:
+        train(StopOnSignal(), Stop(), Send(number, step=3), Look())
+    assert caught.value.code == code
+    assert reasons == [(3, "no improvement", False)]
+
+
+@both
+def test_a_signal_during_validation_ends_it_after_the_block_of_rows(number, code, monkeypatch):
+    monkeypatch.setattr("gpumlp.model.EVALUATION_ROWS", 2)
+    signals, blocks = StopOnSignal(), []
+
+    class Count(Callback):
+        def on_progress(self, trainer):
+            if trainer.step == STEPS and trainer.under_way is not None:
+                blocks.append(trainer.step)
+                if len(blocks) == 3:  # the first call follows the steps, the others blocks
+                    os.kill(os.getpid(), number)
+
+    model = Sequential(Dense(3, 2))
+    trainer = Trainer(
+        model, SoftmaxCrossEntropy(), SGD(), batch_size=2, callbacks=[Count(), signals]
+    )
+    with signals:
+        trainer.fit(X, LABELS, epochs=2, validation=(X, LABELS))
+    assert len(blocks) == 3
+    assert (trainer.step, trainer.epoch, trainer.history) == (STEPS, 0, [])
+    assert (trainer.stop_reason, signals.exit_code) == (number.name, code)
 
 
 @both

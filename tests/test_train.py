@@ -852,15 +852,19 @@ experiment.SavedModel.save = save
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_model_is_saved_changes_nothing(name, here):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_the_model_is_saved_ends_at_once_and_resuming_ends_the_run(name, code, here):
     arguments = ["--config", "small.toml", "--run-dir", "run"]
     outcome = finish(start(arguments, here, slow(WHILE_SAVING.format(name))))
-    assert outcome.code == 0
+    assert outcome.code == code
     assert "Traceback" not in outcome.err
-    assert (here / "run" / "model.safetensors").exists()
+    assert "gpumlp train --resume run" in outcome.err.splitlines()[-1]
+    assert not (here / "run" / "summary.json").exists()
+    assert finish(start(["--resume", "run"], here)).code == 0
+    assert finish(start([*arguments[:-1], "whole"], here)).code == 0
     summary = summary_of(here / "run")
     assert (summary["status"], summary["stop_reason"]) == ("done", None)
+    assert same_parameters(here / "run", here / "whole")
 
 
 WHILE_LOADING = """
