@@ -78,14 +78,14 @@ class Checkpoints(Callback):
         self._every_epochs, self._every_seconds = every_epochs, every_seconds
         self._keep_last, self._keep_best = keep_last, keep_best
         self.content, self._facts = content, dict(facts or {})
-        self._saved_at, self._cost = 0.0, 0.0
+        self._saved_at, self._cost, self._saved = 0.0, 0.0, (-1, -1)
         self._best: dict[str, Any] | None = None  # epoch and sha256 of the file of the best epoch
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Make the folder, and start the clock."""
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._saved_at, self._best = perf_counter(), None
+        self._saved_at, self._saved, self._best = perf_counter(), (-1, -1), None
 
     def on_step(self, trainer: Trainer) -> None:
         """Save."""
@@ -109,8 +109,12 @@ class Checkpoints(Callback):
         return perf_counter() - self._saved_at >= max(self._every_seconds, self._cost / SHARE)
 
     def save(self, trainer: Trainer) -> None:
-        """Save the state of now; parameters that are not finite are of no use, and not saved."""
-        if not is_finite(trainer.model.backend, trainer.model.flat.values):
+        """Save the state of now, unless it is saved already.
+
+        Parameters that are not finite are of no use, and the last ones that were finite stay.
+        """
+        now = trainer.step, len(trainer.history)
+        if now == self._saved or not is_finite(trainer.model.backend, trainer.model.flat.values):
             return
         began = perf_counter()
         tensors, facts = self.content() if self.content else ({}, {})
@@ -126,7 +130,7 @@ class Checkpoints(Callback):
                 _put(training, path, value)
         facts |= {**self._facts, "training": training, "best": self._best}
         write_tensors(newest(self.folder), tensors, facts, self._keep_last)
-        self._saved_at = perf_counter()
+        self._saved_at, self._saved = perf_counter(), now
         self._cost = self._saved_at - began
 
     def _save_best(self, trainer: Trainer, tensors: Mapping[str, Array], facts: Any) -> None:

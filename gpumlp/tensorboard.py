@@ -23,7 +23,7 @@ def check_tensorboard() -> None:
 class TensorBoard(Callback):
     """Write each number of an epoch's record as a scalar of the same name, at the epoch's number.
 
-    `tensorboard --logdir FOLDER` shows them.
+    `tensorboard --logdir FOLDER` shows them. In a run that is resumed all earlier epochs come first.
 
     Args:
         folder: where the event file goes; made when training starts.
@@ -46,6 +46,9 @@ class TensorBoard(Callback):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = RecordWriter(str(self._folder / name))
         self._write(file_version="brain.Event:2")
+        if trainer.began != (trainer.epoch, trainer.step):  # resumed: the older files are gone
+            for record in trainer.history:
+                self.on_epoch_end(trainer, record)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Write the epoch's numbers."""

@@ -1,6 +1,7 @@
 """TensorBoard: the event file holds the numbers of the history, and trouble is told."""
 
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,10 +65,13 @@ def test_every_number_of_the_history_is_a_scalar_at_its_epoch(tmp_path):
     assert ("grad_norm_2", 1) in found
 
 
+BEGINNING = SimpleNamespace(began=(0, 0), epoch=0, step=0, history=[])
+
+
 @pytest.mark.usefixtures("needs_tensorboard")
 def test_an_epoch_is_on_disk_before_the_next_one_begins(tmp_path):
     callback = TensorBoard(tmp_path)
-    callback.on_train_begin(None)
+    callback.on_train_begin(BEGINNING)
     for epoch in (1, 2):
         callback.on_epoch_end(None, {"epoch": epoch, "loss": 0.5})
         assert len(scalars(tmp_path)) == epoch
@@ -78,7 +82,7 @@ def test_an_epoch_is_on_disk_before_the_next_one_begins(tmp_path):
 @pytest.mark.usefixtures("needs_tensorboard")
 def test_numbers_that_are_not_finite_are_written_without_a_word(tmp_path, capfd):
     callback = TensorBoard(tmp_path)
-    callback.on_train_begin(None)
+    callback.on_train_begin(BEGINNING)
     callback.on_epoch_end(None, {"epoch": 1, "loss": float("nan"), "val_loss": np.inf})
     callback.on_train_end(None)
     found = scalars(tmp_path)
