@@ -23,7 +23,7 @@ def check_tensorboard() -> None:
 class TensorBoard(Callback):
     """Write each number of an epoch's record as a scalar of the same name, at the epoch's number.
 
-    `tensorboard --logdir FOLDER` shows them. In a run that is resumed all earlier epochs come first.
+    `tensorboard --logdir FOLDER` shows them. A run that is resumed begins with its earlier epochs.
 
     Args:
         folder: where the event file goes; made when training starts.

@@ -1,0 +1,54 @@
+"""F5: the same configuration gives the same bits in fresh processes, with cold and warm caches.
+
+GPUMLP_F5=N starts N processes instead of 5.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpumlp
+
+COUNT = int(os.environ.get("GPUMLP_F5", 5))
+SETTINGS = [
+    "train.epochs=3",
+    "log.plots=false",
+    "model.dropout=0.2",
+    "model.hidden=[256, 64]",
+    "train.batch_size=200",  # whose products are shared by threads
+    "early_stopping={patience=2}",
+]
+FILES = ("model.safetensors", "checkpoints/best.safetensors", "config.resolved.toml")
+
+
+def sha256_of_a_run(folder, cache, hash_seed):
+    paths = [str(Path(gpumlp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "XDG_CACHE_HOME": str(cache),
+        "PYTHONHASHSEED": str(hash_seed),
+    }
+    arguments = [part for setting in SETTINGS for part in ("--set", setting)]
+    command = [sys.executable, "-m", "gpumlp.train", "--config", "digits", "-q", *arguments]
+    folder.parent.mkdir(exist_ok=True)
+    subprocess.run(
+        [*command, "--run-dir", str(folder)],
+        cwd=folder.parent,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_fresh_processes_give_the_same_bits(warm, tmp_path):
+    found = {
+        tuple(sha256_of_a_run(tmp_path / f"{i}" / "run", tmp_path / f"cache{i * (not warm)}", i))
+        for i in range(-(-COUNT // 2))
+    }
+    assert len(found) == 1
