@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from . import schedules
 from .backend import Array, Backend
-from .callbacks import EarlyStopping
+from .callbacks import BestEpoch, EarlyStopping
 from .config import Config
 from .layers import Dense
 from .losses import LOSSES, BinaryCrossEntropy, Huber, Loss, SoftmaxCrossEntropy
@@ -97,6 +97,12 @@ def steps_per_epoch(config: Config, rows: int) -> int:
     if config.train.batch_size == "full":
         return 1
     return -(-rows // (config.train.batch_size * config.train.accumulate))
+
+
+def best_epoch(config: Config) -> list[Callback]:
+    """Return what knows the best epoch, where it is to be saved and early stopping does not."""
+    wanted = config.checkpoint.keep_best and config.data.val is not None
+    return [BestEpoch()] if wanted and config.early_stopping is None else []
 
 
 def build_trainer(

@@ -117,23 +117,17 @@ class Checkpoints(Callback):
         if now == self._saved or not is_finite(trainer.model.backend, trainer.model.flat.values):
             return
         began = perf_counter()
-        tensors, facts = self.content() if self.content else ({}, {})
-        self._save_best(trainer, tensors, facts)
-        state = trainer.state()
-        tensors |= {f"{NET}{name}": array for name, array in state.pop("parameters").items()}
-        state["history"] = np.frombuffer(json.dumps(state["history"]).encode(), np.uint8)
-        training: dict[str, Any] = {}
-        for path, value in _leaves(state):
-            if isinstance(value, np.ndarray):
-                tensors[TRAINING + "/".join(path)] = value
-            else:
-                _put(training, path, value)
-        facts |= {**self._facts, "training": training, "best": self._best}
+        model = self.content() if self.content else ({}, {})
+        self._save_best(trainer, *model)
+        tensors, facts = checkpoint_content(trainer, model)
+        facts |= {**self._facts, "best": self._best}
         write_tensors(newest(self.folder), tensors, facts, self._keep_last)
         self._saved_at, self._saved = perf_counter(), now
         self._cost = self._saved_at - began
 
-    def _save_best(self, trainer: Trainer, tensors: Mapping[str, Array], facts: Any) -> None:
+    def _save_best(
+        self, trainer: Trainer, tensors: Mapping[str, Array], facts: Mapping[str, Any]
+    ) -> None:
         """Write the best epoch's model, if there is one that was not written yet."""
         known = [c for c in trainer.callbacks if isinstance(c, BestEpoch) and c.values is not None]
         if not known or not self._keep_best:
@@ -147,6 +141,20 @@ class Checkpoints(Callback):
             path = self.folder / "best.safetensors"
             digest = write_tensors(path, {**tensors, **values}, {**self._facts, **facts})
             self._best = {"epoch": best.best_epoch, "sha256": digest}
+
+
+def checkpoint_content(trainer: Trainer, model: Content) -> Content:
+    """Return the arrays and facts of a checkpoint: those of the model, and the training's state."""
+    state = trainer.state()
+    state["history"] = np.frombuffer(json.dumps(state["history"]).encode(), np.uint8)
+    tensors = {f"{NET}{name}": array for name, array in state.pop("parameters").items()}
+    training: dict[str, Any] = {}
+    for path, value in _leaves(state):
+        if isinstance(value, np.ndarray):
+            tensors[TRAINING + "/".join(path)] = value
+        else:
+            _put(training, path, value)
+    return {**model[0], **tensors}, {**model[1], "training": training}
 
 
 @dataclass(frozen=True, eq=False)

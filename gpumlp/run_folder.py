@@ -105,7 +105,7 @@ class RunFolder(Callback):
             text = "".join(to_json(record) + "\n" for record in history)
             write_atomically(self.path / "metrics.jsonl", text.encode())
         if self._wanted.csv:
-            text = "".join(_csv(record, first=i == 0) for i, record in enumerate(history))
+            text = "".join(csv_line(record, first=i == 0) for i, record in enumerate(history))
             write_atomically(self.path / "metrics.csv", text.encode())
 
     def read_environment(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class RunFolder(Callback):
         if self._wanted.jsonl:
             self._append("metrics.jsonl", to_json(record) + "\n")
         if self._wanted.csv:
-            self._append("metrics.csv", _csv(record, first=len(trainer.history) == 1))
+            self._append("metrics.csv", csv_line(record, first=len(trainer.history) == 1))
         self.log(format_record(record, trainer.last_epoch))
 
     def _append(self, name: str, text: str) -> None:
@@ -147,8 +147,8 @@ class RunFolder(Callback):
             file.write(text)
 
 
-def _csv(record: Record, first: bool) -> str:
-    """Return the line of a record, the first one with the names above it."""
+def csv_line(record: Record, first: bool = False) -> str:
+    """Return a record's line of metrics.csv, the first one with the names above it."""
     lines = io.StringIO()
     writer = csv.DictWriter(lines, list(record), lineterminator="\n")
     if first:

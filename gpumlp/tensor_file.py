@@ -34,9 +34,22 @@ def write_tensors(
     arrays = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
     facts = {"format": FORMAT, **facts}
     digest = _digest(arrays, facts)
-    header: dict[str, Any] = {"__metadata__": {ENTRY: json.dumps(facts | {"sha256": digest})}}
+    start = _start(arrays, facts | {"sha256": digest})
+    write_atomically(path, chain([start], map(_bytes, arrays.values())), generations)
+    return digest
+
+
+def file_size(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> int:
+    """Return how many bytes `write_tensors` would write."""
+    start = _start(tensors, {"format": FORMAT, **facts, "sha256": "0" * 64})
+    return len(start) + sum(int(array.nbytes) for array in tensors.values())
+
+
+def _start(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> bytes:
+    """Return what stands before the arrays: the length of the header, and the header."""
+    header: dict[str, Any] = {"__metadata__": {ENTRY: json.dumps(facts)}}
     end = 0
-    for name, array in arrays.items():
+    for name, array in tensors.items():
         start, end = end, end + array.nbytes
         header[name] = {
             "dtype": DTYPES[array.dtype.name],
@@ -45,9 +58,7 @@ def write_tensors(
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that arrays are aligned
-    start_of_file = len(text).to_bytes(8, "little") + text
-    write_atomically(path, chain([start_of_file], map(_bytes, arrays.values())), generations)
-    return digest
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_tensors(path: Path, what: str = "model") -> tuple[dict[str, Array], dict[str, Any]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .callbacks import BestEpoch, ProgressBar
+from .build import best_epoch
+from .callbacks import ProgressBar
 from .checkpoints import Checkpoints
 from .config import Config
 from .config_file import config_text, dump_config, load_config, shipped_configs
@@ -26,7 +27,7 @@ from .resume import Resumed, config_of, finished_summary, is_run, resume_hint
 from .run_folder import RunFolder, check_free, default_path, log_callbacks, to_json
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
-from .trainer import Callback, Trainer
+from .trainer import Trainer
 from .wording import count
 
 Say = Callable[[str], None]
@@ -129,7 +130,7 @@ def train(
             resumed.check_data(experiment.data)
         part = experiment.data.train
         callbacks = [
-            *best_epoch(experiment),
+            *best_epoch(config),
             *log_callbacks(folder, config.log, part.x, part.y, part.sample_weight),
             signals,
         ]
@@ -179,13 +180,6 @@ def warn(folder: RunFolder, text: str) -> None:
     """Say a warning, also to those who want to be told of results only, and log it."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
     folder.log(f"warning: {text}")
-
-
-def best_epoch(experiment: Experiment) -> list[Callback]:
-    """Return what knows the best epoch, where it is to be saved and early stopping does not."""
-    config = experiment.config
-    wanted = config.checkpoint.keep_best and experiment.data.val is not None
-    return [BestEpoch()] if wanted and config.early_stopping is None else []
 
 
 def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:

@@ -21,7 +21,15 @@ from .regression import predicted_against_true, residuals
 from .style import Figure, our_style, png
 from .weights import first_layer
 
-__all__ = ["Pictured", "Predictions", "draw", "plots_wanted", "write_files", "write_plots"]
+__all__ = [
+    "Pictured",
+    "Predictions",
+    "draw",
+    "pictured",
+    "plots_wanted",
+    "write_files",
+    "write_plots",
+]
 
 
 def plots_wanted(setting: bool | Literal["auto"]) -> bool:
@@ -84,18 +92,22 @@ class Pictured:
         return replace(self, weights=weights, predictions=predictions, layers=layers)
 
 
+def pictured(name: str, trainer: Trainer, predictions: Predictions | None = None) -> Pictured:
+    """Return what the plots of a trainer's run show; `name` is the run's, for the titles."""
+    norms = [c.initial for c in trainer.callbacks if isinstance(c, GradientNorms)]
+    return Pictured(
+        name, trainer.task, trainer.history, trainer.best_epoch, norms[0] if norms else {}
+    ).with_network(trainer.model, predictions, trainer.input_scale)
+
+
 def write_plots(
     folder: Path, name: str, trainer: Trainer, predictions: Predictions | None = None
 ) -> list[Path]:
     """Write the figures of a run as PNG files into `folder`, and return their paths.
 
-    `name` is the run's, for the titles. The same run gives the same bytes. Raises FileError.
+    The same run gives the same bytes. Raises FileError.
     """
-    norms = [c.initial for c in trainer.callbacks if isinstance(c, GradientNorms)]
-    pictured = Pictured(
-        name, trainer.task, trainer.history, trainer.best_epoch, norms[0] if norms else {}
-    ).with_network(trainer.model, predictions, trainer.input_scale)
-    return write_files(folder, draw(pictured))
+    return write_files(folder, draw(pictured(name, trainer, predictions)))
 
 
 def write_files(folder: Path, pictures: Mapping[str, bytes]) -> list[Path]:
