@@ -1,11 +1,16 @@
 """`train --dry-run`, `--print-config` and `--verbose`: what is said without and before training."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gpumlp
 from gpumlp import train
 from gpumlp.config_file import dump_config, load_config
 
@@ -34,14 +39,77 @@ def test_a_dry_run_writes_nothing_and_says_what_it_found(run, tmp_path):
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
-def test_the_estimates_are_near_what_a_run_takes(run, tmp_path):
-    found = json.loads(run("--dry-run", "--json")[1])
-    assert run("-q", "--run-dir", "run")[0] == 0
+EACH_EPOCH = ["--set", "checkpoint.every_epochs=1"]
+ESTIMATED = {
+    "adam": [],
+    "sgd, many epochs": ["--set", "optimizer.name=sgd", "--set", "train.epochs=200"],
+    "wide": ["--set", "model.hidden=[500]", "--set", "train.epochs=2"],
+    "no metrics": ["--set", "log.jsonl=false", "--set", "log.csv=false", "--set", "data.val={}"],
+    "float64": ["--set", "precision=fp64", "--set", "checkpoint.keep_last=4"],
+    "early stopping": ["--set", "early_stopping={patience=90}", "--set", "train.epochs=5"],
+    "one epoch": ["--set", "train.epochs=2", "--set", "log.gradient_norms=false"],
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATED)
+def test_the_disk_is_estimated_within_a_tenth(name, run, tmp_path):
+    arguments = [*EACH_EPOCH, *ESTIMATED[name]]
+    if name == "no metrics":
+        arguments[-1] = "checkpoint.keep_best=false"
+    found = json.loads(run("--dry-run", "--json", *arguments)[1])
+    assert run("-q", "--run-dir", "run", *arguments)[0] == 0
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    whole = sum(path.stat().st_size for path in files)
+    assert sum(found["disk"].values()) == pytest.approx(whole, rel=0.1)
+    checkpoints = sum(p.stat().st_size for p in files if p.parent.name == "checkpoints")
+    assert found["disk"]["checkpoints"] == pytest.approx(checkpoints, rel=0.1)
     model = (tmp_path / "run" / "model.safetensors").stat().st_size
-    files = ("metrics.jsonl", "metrics.csv", "run.log")
-    metrics = sum((tmp_path / "run" / name).stat().st_size for name in files)
-    assert model / 2 < found["disk"]["model"] < 2 * model
-    assert metrics / 2 < found["disk"]["metrics"] < 2 * metrics
+    assert found["disk"]["model"] == pytest.approx(model, rel=0.001)
+
+
+def test_the_pictures_are_part_of_the_estimate(run, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    arguments = ["--set", "log.plots=true", "--set", "train.epochs=5"]
+    found = json.loads(run("--dry-run", "--json", *arguments)[1])
+    assert list(tmp_path.iterdir()) == []
+    assert run("-q", "--run-dir", "run", *arguments)[0] == 0
+    plots = sum(path.stat().st_size for path in (tmp_path / "run" / "plots").iterdir())
+    assert found["disk"]["plots"] == pytest.approx(plots, rel=0.15)
+
+
+PEAK = """
+import resource, sys
+from gpumlp import train
+train.main(sys.argv[1:])
+unit = 1 if sys.platform == "darwin" else 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system does not say")
+@pytest.mark.parametrize("more", [[], ["--set", "model.hidden=[3000]"]])
+def test_the_memory_is_estimated_within_a_tenth(more, tmp_path):
+    def start(*arguments):
+        command = [sys.executable, "-c", PEAK, *SMALL, *EACH_EPOCH, *more, *arguments]
+        path = str(Path(gpumlp.__file__).parents[1])
+        done = subprocess.run(
+            [*command, "--set", "train.epochs=2"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    found = json.loads(start("--dry-run", "--json")[0])["memory"]
+    peak = int(start("-q", "--run-dir", "run")[-1])
+    assert found["process"] == pytest.approx(peak, rel=0.1)
+    assert found["process"] > sum(v for name, v in found.items() if name != "process")
+
+
+def test_the_parts_of_the_memory_are_what_they_are_called(run):
+    found = json.loads(run("--dry-run", "--json")[1])
     rows, columns = 1797, 64
     assert found["memory"]["data"] >= rows * (columns * 4 + 8)
     assert found["memory"]["batch"] > 32 * (columns + 8 + 10) * 4  # x, a and z of one batch
