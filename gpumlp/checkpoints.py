@@ -120,7 +120,7 @@ class Checkpoints(Callback):
         model = self.content() if self.content else ({}, {})
         self._save_best(trainer, *model)
         tensors, facts = checkpoint_content(trainer, model)
-        facts |= {**self._facts, "best": self._best}
+        facts |= {**self._facts, "best": self._best, "choices": trainer.model.backend.choices}
         write_tensors(newest(self.folder), tensors, facts, self._keep_last)
         self._saved_at, self._saved = perf_counter(), now
         self._cost = self._saved_at - began

@@ -96,6 +96,7 @@ class Resumed:
         if self.checkpoint is not None:
             try:
                 trainer.load_state(self.checkpoint.state)
+                trainer.model.backend.choose_as(self.checkpoint.facts["choices"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 path = self.checkpoint.path
                 raise FileError(f"{path}: does not hold what a checkpoint holds: {error}") from None

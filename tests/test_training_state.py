@@ -167,6 +167,17 @@ def test_the_captured_step_of_the_gpu_goes_on(optimizer, step, tmp_path):
     assert left_by(resumed(make, tmp_path, step, **options)) == expected
 
 
+def test_what_the_gpu_chose_by_measuring_travels_with_the_checkpoint(tmp_path):
+    backend = FakeCudaBackend()
+    fit(trainer_of(Checkpoints(tmp_path), backend=backend), epochs=1)
+    chosen = newest_checkpoint(tmp_path).facts["choices"]
+    assert chosen == backend.choices != {}
+    other = FakeCudaBackend()
+    changed = {key: ["00", *choice[1:]] for key, choice in chosen.items()}
+    other.choose_as(changed)
+    assert [other.products.choices.get(key) for key in chosen] == list(changed.values())
+
+
 @pytest.mark.parametrize("restore_best", [False, True])
 @pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
 def test_early_stopping_goes_on_at_every_step(monitor, restore_best, tmp_path):

@@ -38,6 +38,26 @@ def test_without_a_file_choices_last_as_long_as_the_object():
     assert choices.get("a") == [1]
 
 
+def test_choices_that_are_given_come_before_those_of_the_file_and_are_not_written(tmp_path):
+    path = tmp_path / "choices.json"
+    Choices(path).keep("a", [1])
+    choices = Choices(path)
+    choices.given = {"a": [7], "b": [8]}
+    assert (choices.get("a"), choices.get("b"), choices.get("c")) == ([7], [8], None)
+    choices.keep("c", [9])
+    assert json.loads(path.read_text()) == {"a": [1], "c": [9]}
+
+
+def test_the_choices_in_use_are_known(tmp_path):
+    path = tmp_path / "choices.json"
+    Choices(path).keep("of another run", [1])
+    choices = Choices(path)
+    choices.given = {"a": [7], "never asked for": [8]}
+    choices.get("a")
+    choices.keep("b", [2])
+    assert choices.used == {"a": [7], "b": [2]}
+
+
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     choices = Choices(tmp_path / "file" / "choices.json")

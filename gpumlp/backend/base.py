@@ -14,7 +14,7 @@ only to make it faster or where its array library spells it differently. Rules o
 Shapes: B rows (samples) in a batch, n units of a layer, C classes, P entries of the flat buffer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from importlib import import_module
@@ -131,6 +131,14 @@ class Backend(Updates):
 
     def synchronize(self) -> None:
         """Wait until all work given to the device is done."""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was decided by measuring and changes last bits; JSON can hold it. Here nothing."""
+        return {}
+
+    def choose_as(self, choices: Mapping[str, Any]) -> None:
+        """Decide as `choices` says, before the first step, instead of measuring."""
 
     def free_memory(self) -> int | None:
         """Return how many bytes could still be allocated; None where that is not known."""

@@ -5,7 +5,7 @@ arrays are not what its kernel takes, and in float64, the plain formula runs on 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from importlib import import_module
@@ -161,6 +161,16 @@ class CudaBackend(FusedBackend):
         """Return how many bytes could still be allocated, CuPy's own reserve included."""
         free, _ = self.xp.cuda.runtime.memGetInfo()
         return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """As in `Backend`: which algorithm each matrix product takes."""
+        return dict(self.products.choices.used) if self.dtype == np.float32 else {}
+
+    def choose_as(self, choices: Mapping[str, Any]) -> None:
+        """As in `Backend`."""
+        if self.dtype == np.float32:  # in float64 products are CuPy's own
+            self.products.choices.given = dict(choices)
 
     # ------------------------------------------------------------ kernels and products
 

@@ -140,7 +140,7 @@ class Products:
     ) -> None:
         self.library, self._precision, self._cupy = library, precision, cupy
         self._capture, self._tune = capture, tune
-        self._choices, self._constant = choices, constant
+        self.choices, self._constant = choices, constant
         self._chosen: dict[Problem, Choice | None] = {}
         self._workspaces: dict[int, Array] = {}
 
@@ -182,12 +182,12 @@ class Products:
     def prefers(self, fused: ProductCall, apart: Sequence[DeviceCall]) -> bool:
         """Whether one product is faster than several calls; measured once for each problem."""
         key = f"epilogue {_key(fused.problem)}"
-        kept = self._choices.get(key)
+        kept = self.choices.get(key)
         if kept is None and self._tune:
             times = self._times(fused)
             seconds = [self._capture.seconds(calls, times) for calls in ([fused], apart)]
             kept = [seconds[0] <= seconds[1], *(round(1e6 * s, 2) for s in seconds)]
-            self._choices.keep(key, kept)
+            self.choices.keep(key, kept)
         return kept is None or bool(kept[:1] == [True])
 
     def compute_of(self, operand: Array) -> str:
@@ -231,7 +231,7 @@ class Products:
 
     def _kept(self, call: ProductCall) -> Choice | None:
         """Return what was chosen in an earlier process, where it is still valid."""
-        kept = self._choices.get(_key(call.problem))
+        kept = self.choices.get(_key(call.problem))
         try:
             algorithm = bytes.fromhex(kept[0]) if kept else b""
         except (TypeError, ValueError, IndexError):
@@ -258,7 +258,7 @@ class Products:
             copied()  # loads its code, which must not happen in a capture
             seconds.append(self._capture.seconds([copied], times))
         best = candidates[seconds.index(min(seconds))]
-        self._choices.keep(
+        self.choices.keep(
             _key(call.problem),
             [best.algorithm.hex(), best.workspace, [round(1e6 * s, 2) for s in seconds]],
         )
