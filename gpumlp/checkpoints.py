@@ -64,7 +64,7 @@ class Checkpoints(Callback):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         *,
         every_epochs: int | None = None,
         every_steps: int | None = None,
@@ -74,7 +74,7 @@ class Checkpoints(Callback):
         content: Callable[[], Content] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.every_steps = folder, every_steps
+        self.folder, self.every_steps = Path(folder), every_steps
         self._every_epochs, self._every_seconds = every_epochs, every_seconds
         self._keep_last, self._keep_best = keep_last, keep_best
         self.content, self._facts = content, dict(facts or {})
@@ -173,14 +173,14 @@ def newest(folder: Path) -> Path:
 
 
 def newest_checkpoint(
-    folder: Path, warn: Callable[[str], None] = lambda text: None
+    folder: Path | str, warn: Callable[[str], None] = lambda text: None
 ) -> Checkpoint | None:
     """Return the newest checkpoint of a folder that is whole; None where there never was one.
 
     `warn` is told of each newer one that is damaged. Raises FileError when all are.
     """
     problems = []
-    for path in _generations(folder):
+    for path in _generations(Path(folder)):
         try:
             checkpoint = read_checkpoint(path)
         except FileError as error:

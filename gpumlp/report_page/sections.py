@@ -28,7 +28,8 @@ STATUS = {
     "unfinished": "There is no summary: the run is under way, was killed, or failed. What follows "
     "is what it had written so far.",
     "diverged": "The loss stopped being a finite number, so no model was saved.",
-    "interrupted": "The run was stopped before its last epoch; what it had learned was saved.",
+    "interrupted": "The run was stopped before its last epoch; what it had learned was saved, and "
+    "gpumlp train --resume goes on with it.",
 }
 
 
