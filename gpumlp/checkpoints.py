@@ -18,7 +18,7 @@ from .backend import Array
 from .callbacks import BestEpoch
 from .engine.watch import is_finite
 from .errors import FileError
-from .files import file_errors
+from .files import file_errors, sync_folder
 from .tensor_file import read_tensors, write_tensors
 from .trainer import Callback, Record, Trainer
 from .training_state import State
@@ -85,6 +85,7 @@ class Checkpoints(Callback):
         """Make the folder, and start the clock."""
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder.parent)
         self._saved_at, self._saved, self._best = perf_counter(), (-1, -1), None
 
     def on_step(self, trainer: Trainer) -> None:

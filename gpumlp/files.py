@@ -39,10 +39,7 @@ def write_atomically(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with file_errors(path):
         try:
-            with temporary.open("wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(temporary, content)
             for number in reversed(range(1, generations)):
                 newer = generation(path, number - 1)
                 if newer.exists():
@@ -53,6 +50,14 @@ def write_atomically(
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file, whole or in pieces, and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def generation(path: Path, number: int) -> Path:

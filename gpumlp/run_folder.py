@@ -17,7 +17,7 @@ from .callbacks import format_record
 from .config import Config, Log
 from .config_file import dump_config
 from .errors import ConfigError, FileError
-from .files import file_errors, sync_folder, write_atomically
+from .files import file_errors, sync_folder, write_atomically, write_synced
 from .gradients.norms import GradientNorms
 from .lock import lock
 from .tensorboard import TensorBoard
@@ -228,7 +228,7 @@ def _make_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
     try:
         new.mkdir()
         for name, text in texts.items():
-            (new / name).write_text(text, encoding="utf-8")
+            write_synced(new / name, text.encode())
         locked = _locked(new)
         if replaced is not None:
             path.rename(old)
@@ -265,7 +265,7 @@ def _fill_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
             shutil.rmtree(left)
         new.mkdir()
         for name, text in texts.items():
-            (new / name).write_text(text, encoding="utf-8")
+            write_synced(new / name, text.encode())
         for name in sorted(texts, key=lambda name: name == MARK):
             (new / name).rename(path / name)
     except BaseException as error:

@@ -269,6 +269,24 @@ def test_the_best_epoch_is_not_looked_for_without_validation(run, here):
     assert not Path("run/checkpoints/best.safetensors").exists()
 
 
+def test_a_run_that_diverges_keeps_its_last_finite_checkpoint_and_diverges_again(run, here):
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    np.savez(here / "small.npz", x=x, label=x @ [1.0, 2.0, 3.0])
+    diverging = ["--set=model.task=regression", "--set=model.activation=relu"]
+    diverging += ["--set=optimizer.name=sgd", "--set=optimizer.lr=0.5", "--set=train.epochs=90"]
+    diverging += ["--set=schedule={name='exponential', gamma=1.0, every_epochs=1}"]
+    diverging += ["--set=checkpoint.every_steps=1", "--set=model.init_gain=30"]
+    code, _, err = run("--run-dir", "run", *diverging)
+    assert code == 4
+    said = err.splitlines()[-1]
+    assert "first not finite" in said
+    found = newest_checkpoint(Path("run/checkpoints"))
+    assert all(np.isfinite(array).all() for array in found.state["parameters"].values())
+    assert 1 <= found.state["step"] < summary()["steps"]
+    code, _, err = run("--resume", "run", config=None)
+    assert (code, err.splitlines()[-1]) == (4, said)
+
+
 # ------------------------------------------------------------------------------ what is refused
 
 
