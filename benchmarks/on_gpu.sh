@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU, in one command: what the machine has and allows, a training run,
-# parity, the tests marked gpu, compute-sanitizer, and the benchmarks. Writes
+# parity, resuming, the tests marked gpu, compute-sanitizer, and the benchmarks. Writes
 # benchmarks/results/GPU-NAME/: environment, figures, and logs.txt with all that was printed.
 #   benchmarks/on_gpu.sh [--only NAME,NAME...] [PYTHON]   (gpumlp importable, with CuPy, and the extras
 #                                                          test and bench; the names stand below)
@@ -67,6 +67,10 @@ step smoke "$python" -m gpumlp.train --config digits --device cuda --run-dir "$s
 step libraries "$python" -c "$libraries" "$scratch/libraries"
 for config in digits breast_cancer diabetes xor deep wide deep_sigmoid full_batch; do
     step "parity-$config" "$python" -m gpumlp.cli parity --config "$config" --device cuda
+done
+for precision in fp32 fp16; do
+    step "resume-$precision" "$python" -m gpumlp.cli verify-resume --config digits --device cuda \
+        --set precision=$precision --kills 8 --signal mixed
 done
 step tests "$python" -m pytest -m gpu -p no:cacheprovider
 if command -v compute-sanitizer > /dev/null; then
