@@ -19,8 +19,8 @@ from typing import Any
 from gpumlp import Callback, GpumlpError, Trainer
 from gpumlp.config_file import load_config
 from gpumlp.errors import ConfigError, DivergedError
+from gpumlp.events import Record
 from gpumlp.experiment import Experiment
-from gpumlp.trainer import Record
 
 TRIALS, QUICK_TRIALS, QUICK = 30, 4, ["train.epochs=3"]
 GOAL = "val_accuracy"

@@ -8,6 +8,7 @@ NumPy and tqdm only; CuPy is loaded when a CUDA backend is asked for.
 from .backend import Backend, get_backend
 from .callbacks import EarlyStopping, ProgressBar
 from .errors import GpumlpError
+from .events import Callback, History
 from .layers import (
     ELU,
     GELU,
@@ -35,7 +36,7 @@ from .losses import (
 from .model import Sequential, multilayer_perceptron
 from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSProp
 from .parameters import Parameter
-from .trainer import Callback, History, Trainer
+from .trainer import Trainer
 
 __version__ = "0.1.0"
 

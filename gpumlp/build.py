@@ -8,11 +8,12 @@ from . import schedules
 from .backend import Array, Backend
 from .callbacks import BestEpoch, EarlyStopping
 from .config import Config
+from .events import Callback
 from .layers import Dense
 from .losses import LOSSES, BinaryCrossEntropy, Huber, Loss, SoftmaxCrossEntropy
 from .model import Sequential
 from .optimizers import OPTIMIZERS, Optimizer
-from .trainer import Callback, Trainer
+from .trainer import Trainer
 
 
 def build_network(config: Config, n_in: int, n_out: int, backend: Backend) -> Sequential:

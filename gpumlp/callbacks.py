@@ -1,4 +1,4 @@
-"""Callbacks: early stopping and the progress bar; derive your own from `trainer.Callback`."""
+"""Callbacks: early stopping and the progress bar; derive your own from `events.Callback`."""
 
 import os
 import sys
@@ -8,8 +8,9 @@ from math import inf, isnan
 from typing import Any
 
 from .backend import Array
+from .events import Callback, Record
 from .metrics import METRICS
-from .trainer import Callback, Record, Trainer
+from .trainer import Trainer
 from .wording import duration, number
 
 TERMINAL_LINES = 100

@@ -18,9 +18,10 @@ from .backend import Array
 from .callbacks import BestEpoch
 from .engine.watch import is_finite
 from .errors import FileError
+from .events import Callback, Record
 from .files import file_errors, sync_folder
 from .tensor_file import read_tensors, write_tensors
-from .trainer import Callback, Record, Trainer
+from .trainer import Trainer
 from .training_state import State
 
 NET, TRAINING = "net.", "training/"  # begin the names of parameters; and of all other arrays

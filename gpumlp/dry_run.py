@@ -7,6 +7,7 @@ from typing import Any
 from .build import best_epoch, steps_per_epoch
 from .callbacks import format_record
 from .checkpoints import checkpoint_content
+from .events import Record
 from .experiment import Experiment
 from .gradients.norms import GradientNorms
 from .out_of_memory import parameter_bytes
@@ -14,7 +15,7 @@ from .plots import draw, pictured, plots_wanted
 from .report import introduction
 from .run_folder import csv_line, to_json
 from .tensor_file import file_size
-from .trainer import Record, Trainer
+from .trainer import Trainer
 from .wording import count, number, size
 
 OTHER = 4000  # bytes of configurations, environment and summary

@@ -11,13 +11,14 @@ from .config import Config
 from .data.prepare import Prepared, prepare
 from .data.weights import class_weights
 from .errors import DataError, DivergedError
+from .events import Callback
 from .metrics import select
 from .model import Sequential
 from .plots import Predictions
 from .samples import loss_weights
 from .saved_model import SavedModel
 from .step_profile import StepProfile, profile_training
-from .trainer import Callback, Trainer
+from .trainer import Trainer
 
 
 @dataclass(eq=False)

@@ -17,11 +17,12 @@ from .callbacks import format_record
 from .config import Config, Log
 from .config_file import dump_config
 from .errors import ConfigError, FileError
+from .events import Callback, Record
 from .files import file_errors, sync_folder, write_atomically, write_synced
 from .gradients.norms import GradientNorms
 from .lock import lock
 from .tensorboard import TensorBoard
-from .trainer import Callback, Record, Trainer
+from .trainer import Trainer
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder
 ENVIRONMENT, LOG = "env.json", "run.log"

@@ -5,7 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from .trainer import Callback, Trainer
+from .events import Callback
+from .trainer import Trainer
 
 
 class StopOnSignal(Callback):

@@ -21,8 +21,9 @@ from .backend.base import Call
 from .call_costs import bytes_of, name_of, operations_of
 from .engine import TrainingStep, get_engine
 from .errors import DivergedError
+from .events import Callback, History
 from .schedules import Constant
-from .trainer import Callback, History, Trainer
+from .trainer import Trainer
 
 PARTS = {  # part of a step → operations, and the kernels that are called otherwise
     "gather": ("begin_step", "gather", "gather_scaled", "normalize"),

@@ -7,8 +7,9 @@ from time import time
 from typing import Any
 
 from .errors import ConfigError
+from .events import Callback, Record
 from .files import file_errors
-from .trainer import Callback, Record, Trainer
+from .trainer import Trainer
 
 
 def check_tensorboard() -> None:

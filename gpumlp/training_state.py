@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .engine import Progress
+from .events import Callback
 
 if TYPE_CHECKING:
-    from .trainer import Callback, Trainer
+    from .trainer import Trainer
 
 # Nested dicts of what JSON can hold, and of NumPy arrays; under "parameters" one for each name.
 State = dict[str, Any]
@@ -92,7 +93,7 @@ def progress_of(state: Mapping[str, Any]) -> tuple[Progress, float] | None:
     return Progress(int(found["position"]), *sums), float(found["seconds"])
 
 
-def _named(callbacks: list["Callback"]) -> list[tuple[str, "Callback"]]:
+def _named(callbacks: list[Callback]) -> list[tuple[str, Callback]]:
     """Return callbacks with the names of their classes, numbered where there are several."""
     seen: dict[str, int] = {}
     named = []

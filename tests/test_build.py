@@ -24,12 +24,12 @@ from gpumlp.config import TASK_LOSSES
 from gpumlp.config_file import load_config, parse_config
 from gpumlp.engine import ENGINES, Batches
 from gpumlp.errors import ConfigError
+from gpumlp.events import Callback
 from gpumlp.initializers import initialize
 from gpumlp.layers import Dense
 from gpumlp.losses import LOSSES
 from gpumlp.model import Sequential
 from gpumlp.optimizers import OPTIMIZERS
-from gpumlp.trainer import Callback
 
 CPU = get_backend("cpu")
 ROWS = 100

@@ -12,12 +12,13 @@ from gpumlp.backend import OPERATIONS, Backend
 from gpumlp.engine import ENGINES, divergence, get_engine
 from gpumlp.engine.watch import NAMES, OUTPUTS, WatchingBackend
 from gpumlp.errors import DivergedError
+from gpumlp.events import Callback
 from gpumlp.layers import Activation, Dense, Dropout
 from gpumlp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from gpumlp.model import Sequential, multilayer_perceptron
 from gpumlp.optimizers import OPTIMIZERS, SGD, Adam
 from gpumlp.schedules import Exponential
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.trainer import Trainer
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 

@@ -25,7 +25,8 @@ ARGUMENTS = ["--config", "digits", "-q", *(part for s in SETTINGS for part in ("
 AT_AN_EPOCH = """
 import sys
 from gpumlp import train
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.events import Callback
+from gpumlp.trainer import Trainer
 class Happen(Callback):
     def on_epoch_end(self, trainer, record):
         if trainer.epoch == 20:

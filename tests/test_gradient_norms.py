@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from gpumlp.events import Callback
 from gpumlp.gradients.norms import GradientNorms
 from gpumlp.layers import Dense
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, PointwiseLoss, SoftmaxCrossEntropy
 from gpumlp.model import Sequential, multilayer_perceptron
 from gpumlp.optimizers import SGD, Adam, Momentum
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.trainer import Trainer
 
 ROWS, EPOCHS = 50, 3
 TIMED = ("seconds", "samples_per_s")

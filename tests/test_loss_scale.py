@@ -9,9 +9,9 @@ from fake_cuda import FakeCudaBackend
 from gpumlp import Dense, Sequential, SoftmaxCrossEntropy, Trainer, cli, get_backend, loss_scale
 from gpumlp.backend import PRECISIONS, Backend, CpuBackend
 from gpumlp.errors import DivergedError
+from gpumlp.events import Callback
 from gpumlp.losses import MeanSquaredError
 from gpumlp.optimizers import OPTIMIZERS
-from gpumlp.trainer import Callback
 
 FP16 = PRECISIONS["fp16"]
 MAKERS = {

@@ -25,11 +25,11 @@ from gpumlp import (
 )
 from gpumlp.config_file import load_config
 from gpumlp.errors import DeviceError
+from gpumlp.events import Callback
 from gpumlp.experiment import Experiment
 from gpumlp.lr_finder import LearningRates, find_lr
 from gpumlp.optimizers import OPTIMIZERS
 from gpumlp.schedules import Constant
-from gpumlp.trainer import Callback
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")

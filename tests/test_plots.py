@@ -9,6 +9,7 @@ import pytest
 from gpumlp import plots
 from gpumlp.config_file import parse_config
 from gpumlp.errors import ConfigError, FileError
+from gpumlp.events import History
 from gpumlp.gradients.norms import GradientNorms
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
@@ -19,7 +20,7 @@ from gpumlp.plots.epochs import gradient_norms, history, learning_rate
 from gpumlp.plots.regression import predicted_against_true
 from gpumlp.plots.style import our_style, png
 from gpumlp.plots.weights import first_layer
-from gpumlp.trainer import History, Trainer
+from gpumlp.trainer import Trainer
 
 LARGEST = 100_000  # bytes
 ALWAYS = {"history.png", "learning_rate.png"}

@@ -14,10 +14,11 @@ import gpumlp
 from gpumlp import train
 from gpumlp.checkpoints import newest_checkpoint, read_checkpoint
 from gpumlp.config_file import load_config
+from gpumlp.events import Callback
 from gpumlp.kills import differences
 from gpumlp.saved_model import load_model
 from gpumlp.tensor_file import read_tensors, write_tensors
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.trainer import Trainer
 
 CONFIG = """
 name = "small"

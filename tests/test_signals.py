@@ -6,12 +6,13 @@ import signal
 import numpy as np
 import pytest
 
+from gpumlp.events import Callback
 from gpumlp.layers import Dense
 from gpumlp.losses import SoftmaxCrossEntropy
 from gpumlp.model import Sequential
 from gpumlp.optimizers import SGD
 from gpumlp.signals import StopOnSignal
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.trainer import Trainer
 
 X, LABELS, STEPS = np.ones((8, 3), np.float32), np.arange(8) % 2, 4
 both = pytest.mark.parametrize(

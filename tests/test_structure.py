@@ -74,6 +74,7 @@ LAYERS = [
     "gpumlp.engine.footprint",
     "gpumlp.wording",
     "gpumlp.out_of_memory",
+    "gpumlp.events",
     "gpumlp.training_state",
     "gpumlp.trainer",
     "gpumlp.callbacks",

@@ -20,6 +20,7 @@ from gpumlp.backend import Backend
 from gpumlp.callbacks import EarlyStopping, ProgressBar, format_record
 from gpumlp.engine import ENGINES
 from gpumlp.errors import ConfigError, DivergedError
+from gpumlp.events import Callback, History
 from gpumlp.layers import Dense
 from gpumlp.losses import (
     BinaryCrossEntropy,
@@ -33,7 +34,7 @@ from gpumlp.model import Sequential, multilayer_perceptron
 from gpumlp.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from gpumlp.randomness import permutation
 from gpumlp.schedules import Exponential, Plateau, Schedule, Warmup
-from gpumlp.trainer import Callback, History, Trainer
+from gpumlp.trainer import Trainer
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 

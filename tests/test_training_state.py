@@ -12,13 +12,14 @@ from gpumlp.callbacks import BestEpoch, EarlyStopping
 from gpumlp.checkpoints import Checkpoints, newest_checkpoint
 from gpumlp.engine import ENGINES
 from gpumlp.errors import DivergedError
+from gpumlp.events import Callback
 from gpumlp.gradients.norms import GradientNorms
 from gpumlp.layers import Dense
 from gpumlp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from gpumlp.model import Sequential, multilayer_perceptron
 from gpumlp.optimizers import OPTIMIZERS, SGD, Adam
 from gpumlp.schedules import Cosine, Exponential, OneCycle, Plateau, Step, Warmup
-from gpumlp.trainer import Callback, Trainer
+from gpumlp.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 4)).astype(np.float32)

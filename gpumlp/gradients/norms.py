@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Backend, RecordingBackend, Workspace
+from ..events import Callback, Record
 from ..layers import Layer
 from ..losses import Loss
 from ..parameters import Parameter, Sink
 from ..samples import loss_weights
-from ..trainer import Callback, Record, Trainer
+from ..trainer import Trainer
 
 ROWS = 256
 

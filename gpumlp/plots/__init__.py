@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from ..errors import ConfigError
+from ..events import Record
 from ..files import file_errors, write_atomically
 from ..gradients.norms import GradientNorms
 from ..model import Sequential
-from ..trainer import Record, Trainer
+from ..trainer import Trainer
 from .classes import confusion, thresholds
 from .epochs import gradient_norms, history, learning_rate
 from .features import LayerFeatures, feature_planes, layer_features, shown_rows

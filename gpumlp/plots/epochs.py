@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..events import Record
 from ..metrics import METRICS
-from ..trainer import Record
 from .style import GREY, TRAINING, VALIDATION, Axes, Figure, new_figure
 
 LEGEND_LAYERS = 12

@@ -15,9 +15,9 @@ from typing import Any
 from ..config import Config
 from ..config_file import parse_config
 from ..errors import ConfigError, FileError
+from ..events import Record
 from ..run_folder import MARK
 from ..saved_model import SavedModel, load_model
-from ..trainer import Record
 
 LOG_LINES = 20
 LARGEST_EPOCH = 2**53

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config_differences import differences
+from ..events import Record
 from ..layers import Dense
-from ..trainer import Record
 from ..wording import count, duration, layer_sizes, number
 from .captions import CAPTIONS, SHAPES
 from .markup import facts, folded, listing, paragraph, picture, section, table, tag

@@ -16,10 +16,11 @@ from sklearn.exceptions import ConvergenceWarning
 from ..backend import Array
 from ..engine.divergence import not_finite
 from ..errors import DivergedError
+from ..events import Callback, Record
 from ..model import Sequential
 from ..optimizers import SGD, Adam, Momentum, Nesterov, Optimizer
 from ..schedules import Factors, Schedule
-from ..trainer import Callback, Record, Trainer
+from ..trainer import Trainer
 
 LEAST_RATE = 1e-6  # where "adaptive" gives up
 Scorer = Callable[[Record], float]
