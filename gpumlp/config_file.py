@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +34,17 @@ LIMITS = {
     "less_than": ("lt", "<"),
     "less_than_equal": ("le", "<="),
 }
-DOTTED_KEY = re.compile(r"[\w-]+(\[\d+\])*(\.[\w-]+(\[\d+\])*)*", re.ASCII)
+DOTTED_KEY = re.compile(r"[\w-]+(\[\d{1,9}\])*(\.[\w-]+(\[\d{1,9}\])*)*", re.ASCII)
 PART_OF_KEY = re.compile(r"([\w-]+)|\[(\d+)\]", re.ASCII)
 BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 LONGEST_VALUE = 60
+LONGEST_NAME = 200  # of a key, or of what --set was given, in a message
 LONGEST_LIST = 4  # of shipped configurations, in a message
+MOST_PROBLEMS = 20  # in a message
+LARGEST_FILE = 2**20  # bytes
+LARGEST_INTEGER = 2**1023  # Python writes none of more than 4300 digits
+DEEPEST = 20  # tables and lists within each other; no key is deeper than 4
+TOO_DEEP = f"tables or lists nested more than {DEEPEST} deep"
 
 
 class Problem(NamedTuple):
@@ -113,13 +120,19 @@ def config_text(source: str | Path) -> str:
     """
     path = _find(source)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:  # which may be a pipe, and without an end
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ConfigError(f"{path}: no configuration: more than {LARGEST_FILE} bytes")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; {_shipped_like(path.stem)}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except ValueError:
+        raise ConfigError(f"{path}: no such file: no name of a file has a null byte") from None
 
 
 def _find(source: str | Path) -> Path:
@@ -142,8 +155,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     text = config_text(path)
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: {_syntax_error(error, text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: {TOO_DEEP}") from None
 
 
 def _syntax_error(error: Exception, text: str) -> str:
@@ -183,19 +198,21 @@ def _make_absolute(table: dict[str, Any], key: str, folder: Path) -> None:
 def _override(mapping: dict[str, Any], text: str) -> Problem | None:
     """Put one KEY=VALUE into the mapping; what is wrong with it, if anything."""
     key, equals, word = (part.strip() for part in text.partition("="))
+    setting = f"--set {_cut(text, LONGEST_NAME)}"
     if not equals or not DOTTED_KEY.fullmatch(key):
-        return Problem(f"--set {text}", "expected KEY=VALUE, as in optimizer.lr=0.01")
+        return Problem(setting, "expected KEY=VALUE, as in optimizer.lr=0.01")
     try:
         parsed = tomllib.loads(f"value = {word}")
         value = parsed["value"] if len(parsed) == 1 else word
     except (ValueError, RecursionError):
         if word.startswith(('"', "'", "[", "{")):
             hint = syntax_hint(f"value = {word}")
-            return Problem(f"--set {text}", f"the value is not valid TOML{hint}")
+            return Problem(setting, f"the value is not valid TOML{hint}")
         value = word
     parts = [int(index) if index else name for name, index in PART_OF_KEY.findall(key)]
-    if not _put(mapping, parts, value):
-        return Problem(f"--set {text}", f"the configuration has no place for {key}")
+    if len(parts) > DEEPEST or not _put(mapping, parts, value):
+        place = _cut(key, LONGEST_NAME)
+        return Problem(setting, f"the configuration has no place for {place}")
     return None
 
 
@@ -217,18 +234,34 @@ def _put(node: Any, parts: Sequence[str | int], value: object) -> bool:
 
 
 def _checked(mapping: Mapping[str, Any], where: str, problems: Sequence[Problem]) -> Config:
-    config, found = _validate(mapping)
+    _check_extent(mapping, where)
+    config, found, left_out = _validate(mapping)
     problems = sorted({*problems, *found})
     if not problems:
         return config
     width = max(len(problem.key) for problem in problems)
     lines = [f"  {problem.key:<{width}}    {problem.text}" for problem in problems]
-    title = f"{where}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
-    raise ConfigError("\n".join([title, *lines]))
+    count = len(lines) + left_out
+    title = f"{where}: {count} problem{'s' if count > 1 else ''}"
+    more = [f"  and {left_out} more"] if left_out else []
+    raise ConfigError("\n".join([title, *lines, *more]))
 
 
-def _validate(mapping: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
-    """The configuration, made of its valid parts, and what is wrong with the others."""
+def _check_extent(mapping: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError for values that are nested too deeply or too large to be written."""
+    nodes: list[Any] = [mapping]
+    for _ in range(DEEPEST + 1):
+        if any(isinstance(node, int) and abs(node) > LARGEST_INTEGER for node in nodes):
+            raise ConfigError(f"{where}: an integer of more than 300 digits")
+        tables = [node.values() for node in nodes if isinstance(node, Mapping)]
+        lists = [node for node in nodes if isinstance(node, list | tuple)]
+        nodes = list(chain.from_iterable([*tables, *lists]))
+    if nodes:
+        raise ConfigError(f"{where}: {TOO_DEEP}")
+
+
+def _validate(mapping: Mapping[str, Any]) -> tuple[Config, list[Problem], int]:
+    """The configuration, made of its valid parts, what is wrong with the others, how many more."""
     given = {"data": {}, **mapping}  # without [data], what is missing is data.source
     try:
         config, errors = Config.model_validate(given), []
@@ -236,12 +269,13 @@ def _validate(mapping: Mapping[str, Any]) -> tuple[Config, list[Problem]]:
         errors = error.errors(include_url=False)
         config = Config.model_validate(_valid_part(given, errors))
     wrong = {_dotted(error["loc"][:2]) for error in errors}
+    errors, left_out = errors[:MOST_PROBLEMS], len(errors[MOST_PROBLEMS:])
     wrong |= {nearest_key(_dotted(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
     problems = [_problem(error, given) for error in errors]
     for clash in clashes(config):
         if not any(f"{key}.".startswith(f"{w}.") for key in clash.keys for w in wrong):
             problems.append(Problem(clash.keys[0], clash.problem))
-    return config, problems
+    return config, problems, left_out
 
 
 def _valid_part(given: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> dict[str, Any]:
@@ -289,7 +323,8 @@ def _meant(value: object, location: Sequence[str | int], given: Mapping[str, Any
             try:
                 Config.model_validate(changed)
             except ValidationError as error:
-                if any(e["loc"][: len(location)] == tuple(location) for e in error.errors()):
+                errors = error.errors(include_url=False, include_context=False, include_input=False)
+                if any(e["loc"][: len(location)] == tuple(location) for e in errors):
                     continue
             return _shown(candidate)
     return ""
@@ -301,13 +336,17 @@ def _dotted(location: Sequence[str | int]) -> str:
 
 
 def _toml_key(name: str) -> str:
-    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    key = name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return _cut(key, LONGEST_NAME)
 
 
 def _shown(value: object) -> str:
     """A value as TOML would write it, cut when long."""
-    text = _toml(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+    return _cut(_toml(value), LONGEST_VALUE)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _toml(value: object) -> str:

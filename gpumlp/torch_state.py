@@ -5,6 +5,7 @@ dropout in turn: "net.0.weight", "net.0.bias", "net.2.weight" ... PyTorch itself
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ MODULES = {  # of torch.nn, with our definitions
     "silu": "nn.SiLU()",
     "softplus": "nn.Softplus()",
 }
-NAME = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?P<number>\d+)\.(?P<kind>weight|bias)")
+NAME = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?P<number>0|[1-9][0-9]{0,8})\.(?P<kind>weight|bias)")
+MOST_SHOWN = 20  # names, in a message
 
 
 def torch_modules(network: Sequential) -> list[str]:
@@ -87,7 +89,7 @@ def load_state_dict(network: Sequential, path: Path) -> None:
         given, array = renamed[name]
         problems += _problems(given, array, wanted[name])
     if problems:
-        raise DataError(f"{path}: does not fit the model: {'; '.join(sorted(problems))}")
+        raise DataError(f"{path}: does not fit the model: {_listed(problems, '; ')}")
     for parameter, name in zip(network.parameters, wanted, strict=True):
         parameter.value[...] = network.backend.asarray(renamed[name][1])
 
@@ -96,7 +98,16 @@ def _dense(network: Sequential) -> list[Dense]:
     return [layer for layer in network.layers if isinstance(layer, Dense)]
 
 
+def _listed(lines: Sequence[str], between: str) -> str:
+    """Return sorted texts for a message, however many and long they are."""
+    shown = [line if len(line) <= 200 else f"{line[:197]}..." for line in sorted(lines)]
+    more = [f"and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    return between.join([*shown[:MOST_SHOWN], *more])
+
+
 def _read(path: Path) -> dict[str, Array]:
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise FileError(f"{path}: cannot be read as safetensors: not a file")
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -115,14 +126,12 @@ def _in_our_names(
     found = {name: NAME.fullmatch(name) for name in tensors}
     strange = [name for name, match in found.items() if match is None]
     if strange or not tensors:
-        what = (
-            f"no parameter of a Linear: {', '.join(sorted(strange))}" if strange else "no parameter"
-        )
+        what = f"no parameter of a Linear: {_listed(strange, ', ')}" if strange else "no parameter"
         raise DataError(f"{path}: holds {what}")
     matches = {name: match for name, match in found.items() if match is not None}
     prefixes = sorted({match["prefix"] for match in matches.values()})
     if len(prefixes) > 1:
-        shown = ", ".join(f'"{prefix}"' for prefix in prefixes)
+        shown = _listed([f'"{prefix}"' for prefix in prefixes], ", ")
         raise DataError(f"{path}: layers of several networks: their names begin with {shown}")
     numbers = sorted({int(match["number"]) for match in matches.values()})
     ours = dict.fromkeys(name.rpartition(".")[0] for name in wanted)

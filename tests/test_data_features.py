@@ -114,6 +114,26 @@ def test_features_survive_json(frame):
     assert Features.from_dict(Features().to_dict()) == Features()
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"names": "ab"}, "distinct texts"),
+        ({"names": ["a", "a"]}, "distinct texts"),
+        ({"names": ["a", {}]}, "distinct texts"),
+        ({"names": None}, "distinct texts"),
+        ({"categories": {"a": "xy"}}, "distinct texts"),
+        ({"categories": {"a": ["x", "x"]}}, "distinct texts"),
+        ({"categories": {"a": ["x", 1]}}, "distinct texts"),
+        ({"categories": {"c": ["x"]}}, "columns that there are not"),
+    ],
+    ids=str,
+)
+def test_saved_features_that_make_no_sense_are_refused(changed, words):
+    saved = Features(("a", "b"), {"a": ("x", "y")}).to_dict()
+    with pytest.raises(ValueError, match=words):
+        Features.from_dict(saved | changed)
+
+
 def test_inputs_are_all_columns_that_are_nothing_else(frame):
     assert inputs(frame(), None, {"label", None}) == ["age", "colour", "size"]
     assert inputs(frame(), ["size"], {"label"}) == ["size"]

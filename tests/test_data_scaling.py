@@ -174,6 +174,20 @@ def test_a_scaler_with_a_fill_survives_saving(name, gaps):
         Scaler.from_arrays(name, {**scaler.to_arrays(), "fill": np.zeros(3)})
 
 
+@pytest.mark.parametrize("key", ["offset", "factor", "fill"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_saved_numbers_that_are_not_finite_are_refused(key, value):
+    saved = {"offset": np.ones(2), "factor": np.ones(2), "fill": np.ones(2)}
+    with pytest.raises(ValueError, match="not finite"):
+        Scaler.from_arrays("standard", saved | {key: np.array([1, value])})
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_a_saved_factor_that_no_data_give_is_refused(factor):
+    with pytest.raises(ValueError, match="not positive"):
+        Scaler.from_arrays("minmax", {"offset": np.ones(2), "factor": np.array([1, factor])})
+
+
 @pytest.mark.parametrize("name", SCALERS)
 def test_inverse_undoes_transform(name, x):
     scaler = Scaler.fit(name, x)

@@ -193,6 +193,33 @@ def test_targets_survive_json_and_toml(task, y):
     assert Targets.from_dict(tomllib.loads(tomli_w.dumps(targets.to_dict()))) == targets
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"task": "multi"},
+        {"task": ["binary"]},
+        {"task": "regression"},
+        {"task": "binary"},
+        {"classes": "abc"},
+        {"classes": ["a", "b"]},
+        {"classes": ["a", "b", "b"]},
+        {"classes": ["a", "b", 3]},
+        {"classes": None},
+        {"outputs": 4},
+        {"outputs": 0, "classes": []},
+        {"outputs": 3.0},
+        {"outputs": True, "classes": ["a"]},
+        {"task": "binary", "classes": ["a", "b"], "outputs": 2},
+        {"task": "regression", "outputs": 0, "classes": []},
+    ],
+    ids=str,
+)
+def test_saved_targets_that_contradict_themselves_are_refused(changed):
+    saved = Targets("multiclass", ("a", "b", "c"), 3).to_dict()
+    with pytest.raises(ValueError, match="no targets"):
+        Targets.from_dict(saved | changed)
+
+
 def test_an_unknown_task_is_an_error_of_the_caller():
     with pytest.raises(ValueError, match="multiclass, binary, multilabel, regression"):
         Targets.fit("multi", np.array([0, 1]))

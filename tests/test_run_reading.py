@@ -1,6 +1,7 @@
 """A run folder is read whatever state it is in: what is damaged is named, the rest is there."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -119,6 +120,25 @@ def test_without_jsonl_the_csv_is_read(made, folder):
     assert run.problems == ["metrics.csv: line 5 damaged and left out"]
     (folder / "metrics.csv").unlink()
     assert read_run(folder).records == []
+
+
+@pytest.mark.parametrize("line", ["9" * 2**18, '"' + "9" * 2**18, "3," * 99])
+@pytest.mark.parametrize("first", [True, False], ids=["header", "row"])
+def test_a_line_of_the_csv_that_is_none_is_left_out(folder, line, first):
+    (folder / "metrics.jsonl").unlink()
+    good = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(f"{line}\n{good}" if first else f"{good}{line}\n")
+    run = read_run(folder)
+    no_names = first and line.startswith("3,")  # of columns: what is no line at all is skipped
+    assert len(run.records) == (0 if no_names else 3)
+    assert any("damaged and left out" in problem for problem in run.problems)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX file system")
+def test_a_pipe_is_not_waited_for(folder):
+    (folder / "summary.json").unlink()
+    os.mkfifo(folder / "summary.json")
+    assert "summary.json cannot be read: not a file" in read_run(folder).problems
 
 
 def test_whole_pictures_are_read(folder):

@@ -1,5 +1,7 @@
 """PyTorch's state_dict, both ways: bit-equal, and the same outputs as a module of torch.nn."""
 
+import os
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -105,6 +107,11 @@ W = np.ones((5, 6), np.float32)
         (changed(optimizer=W), "no parameter of a Linear: optimizer"),
         (changed(other__9__weight=W), 'their names begin with "net.", "other."'),
         ({}, "holds no parameter"),
+        # no two names are one number, and none has too many digits
+        (changed(net__00__weight=W), r"no parameter of a Linear: net\.00\.weight"),
+        ({"9" * 5000 + ".weight": W}, r"no parameter of a Linear: 9{197}\.\.\.$"),
+        ({f"x{i}": W for i in range(99)}, r"x0, x1, .*, and 79 more$"),
+        ({f"{i}.weight": W for i in range(99)}, r"belongs to no layer; .*; and \d+ more$"),
     ],
 )
 def test_what_does_not_fit_is_refused_whole(state, words, tmp_path):
@@ -114,6 +121,13 @@ def test_what_does_not_fit_is_refused_whole(state, words, tmp_path):
     with pytest.raises(DataError, match=words):
         load_state_dict(ours, tmp_path / "m.safetensors")
     np.testing.assert_array_equal(ours.flat.values, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX file system")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m.safetensors")
+    with pytest.raises(FileError, match="not a file"):
+        load_state_dict(network(), tmp_path / "m.safetensors")
 
 
 def test_a_type_that_numpy_lacks_is_refused(tmp_path):

@@ -65,7 +65,9 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
     assert choices.get("a") == [1]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b'{"a": 1}', b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[1]", b'{"a": 1}', b"null", b"[" * 10**5]
+)
 def test_a_file_that_is_not_ours_counts_as_empty_and_is_replaced(tmp_path, content):
     path = tmp_path / "choices.json"
     path.write_bytes(content)

@@ -81,6 +81,6 @@ def _fingerprint(run: Path) -> str | None:
     folder = run if run.is_dir() else run.parent
     try:
         found = json.loads((folder / "env.json").read_text(encoding="utf-8"))["data_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

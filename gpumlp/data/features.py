@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .frame import Frame, Text
+from .frame import Frame, Text, are_names
 from .place import Source, place, with_columns
 from .types import Array
 
@@ -111,9 +111,16 @@ class Features:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Features":
-        """Rebuild the features that `to_dict` saved; raises KeyError if a key is missing."""
-        categories = {name: tuple(values) for name, values in saved["categories"].items()}
-        return cls(tuple(saved["names"]), categories)
+        """Rebuild the features that `to_dict` saved.
+
+        Raises KeyError if a key is missing, ValueError for what are no columns and categories.
+        """
+        names, categories = saved["names"], saved["categories"]
+        if not all(map(are_names, (names, *categories.values()))):
+            raise ValueError("names of columns and categories must be distinct texts")
+        if not categories.keys() <= set(names):
+            raise ValueError("categories of columns that there are not")
+        return cls(tuple(names), {name: tuple(values) for name, values in categories.items()})
 
 
 def inputs(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,3 +128,13 @@ def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]
         for name in missing
     )
     raise DataError(f"{source}: no columns {', '.join(parts)}; it has {shown}")
+
+
+def are_names(saved: Any) -> bool:
+    """Return whether a value of JSON or TOML is a list of texts, all different.
+
+    >>> are_names(["a", "b"]), are_names(["a", "a"]), are_names("ab")
+    (True, False, False)
+    """
+    texts = isinstance(saved, list) and all(isinstance(name, str) for name in saved)
+    return texts and len(set(saved)) == len(saved)

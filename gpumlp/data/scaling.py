@@ -111,13 +111,19 @@ class Scaler:
     def from_arrays(cls, name: str, arrays: Mapping[str, Any]) -> "Scaler":
         """Rebuild the scaler that ``to_arrays`` saved.
 
-        Raises KeyError if an array is missing, ValueError if name or shapes are not a scaler's.
+        Raises KeyError if an array is missing, ValueError if name, shapes or numbers are not a
+        scaler's.
         """
         offset, factor = (np.asarray(arrays[key], np.float64) for key in ("offset", "factor"))
         fill = np.asarray(arrays["fill"], np.float64) if "fill" in arrays else None
         shapes = {array.shape for array in (offset, factor, fill) if array is not None}
         if name not in SCALERS or offset.ndim != 1 or len(shapes) > 1:
             raise ValueError(f"no scaler {name!r} with shapes {offset.shape} and {factor.shape}")
+        given = [array for array in (offset, factor, fill) if array is not None]
+        if not (np.isfinite(given).all() and (factor > 0).all()):
+            raise ValueError(
+                f"no scaler {name!r}: a number is not finite, or a factor not positive"
+            )
         return cls(name, offset, factor, fill)
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from .columns import columns, probabilities, zeros_and_ones
+from .frame import are_names
 from .place import place
 from .table import check_finite
 from .types import Array
@@ -91,8 +92,22 @@ class Targets:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Targets":
-        """Rebuild the targets that ``to_dict`` saved; raises KeyError if a key is missing."""
-        return cls(saved["task"], tuple(saved["classes"]), saved["outputs"])
+        """Rebuild the targets that ``to_dict`` saved.
+
+        Raises KeyError if a key is missing, ValueError if the parts are not those of one task.
+        """
+        task, classes, outputs = saved["task"], saved["classes"], saved["outputs"]
+        wanted = {"binary": 2, "regression": 0}.get(str(task), outputs)
+        if not (
+            task in TASKS
+            and type(outputs) is int
+            and outputs >= 1
+            and (task != "binary" or outputs == 1)
+            and are_names(classes)
+            and len(classes) == wanted
+        ):
+            raise ValueError(f"no targets: {task!r}, {outputs!r} outputs, classes {classes!r:.60}")
+        return cls(task, tuple(classes), outputs)
 
     def _indices(self, y: Array, source: str) -> npt.NDArray[np.int64]:
         names, inverse = _labels(y, source)

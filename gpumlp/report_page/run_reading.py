@@ -100,8 +100,12 @@ def read_run(path: Path) -> RunFiles:
 
 def _bytes(run: RunFiles, name: str) -> bytes:
     """Return a file's content; nothing, and a problem, where it cannot be read."""
+    path = run.path / name
+    if path.exists() and not path.is_file():  # a pipe may never end
+        run.problems.append(f"{name} cannot be read: not a file")
+        return b""
     try:
-        return (run.path / name).read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as error:
@@ -150,7 +154,7 @@ def _records(run: RunFiles) -> list[Record]:
     if name == "metrics.jsonl":
         lines = [_parsed(line) for line in text.splitlines() if line.strip()]
     else:
-        lines = [_of_csv(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        lines = list(_of_csv(text))
     records, damaged = [], []
     for number, line in enumerate(lines, start=1 if name == "metrics.jsonl" else 2):
         numbers = {k: v for k, v in (line or {}).items() if v is None or _is_number(v)}
@@ -166,12 +170,17 @@ def _records(run: RunFiles) -> list[Record]:
     return records
 
 
-def _of_csv(row: dict[Any, Any]) -> dict[str, Any] | None:
-    """Return a row of metrics.csv as numbers, None for empty cells; None for a damaged row."""
-    try:
-        return {key: float(text) if text else None for key, text in row.items()}
-    except (TypeError, ValueError):
-        return None
+def _of_csv(text: str) -> Iterator[dict[str, Any] | None]:
+    """Yield the rows of metrics.csv as numbers, None for empty cells; None for a damaged row."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    while True:
+        try:
+            row = next(rows)
+            yield {key: float(cell) if cell else None for key, cell in row.items()}
+        except StopIteration:
+            return
+        except (TypeError, ValueError, csv.Error):
+            yield None
 
 
 def _is_number(value: Any) -> bool:

@@ -50,7 +50,7 @@ class Choices:
     def _read(self) -> dict[str, list[Any]]:
         try:
             read = json.loads(self.path.read_bytes()) if self.path else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         entries = read.items() if isinstance(read, dict) else ()
         return {key: choice for key, choice in entries if isinstance(choice, list)}
