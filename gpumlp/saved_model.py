@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -147,27 +148,56 @@ def _assembled(
     scaler = _scaler("scaler", tensors, about)
     if scaler is None:
         raise ValueError("there is no scaler")
-    backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
-    network = build_network(config, len(scaler.offset), targets.outputs, backend)
-    for parameter in network.parameters:
-        tensor = tensors[f"{NET}{parameter.name}"]
-        if tensor.shape != parameter.shape:
-            raise ValueError(f"{parameter.name} is {tensor.shape}, not {parameter.shape}")
-        parameter.value[...] = backend.asarray(tensor)
-    loss = build_loss(config, backend)
     features = Features.from_dict(about["features"])
     target_scaler = _scaler("target_scaler", tensors, about)
     weight = about.get("class_weight")
+    _check_together(config, tensors, targets, scaler, target_scaler, features, weight)
+    backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
+    network = build_network(config, len(scaler.offset), targets.outputs, backend)
+    for parameter in network.parameters:
+        parameter.value[...] = backend.asarray(tensors[f"{NET}{parameter.name}"])
     return SavedModel(
         config,
         network,
-        loss,
+        build_loss(config, backend),
         scaler,
         targets,
         features,
         target_scaler,
         None if weight is None else np.array(weight, backend.dtype),
     )
+
+
+def _check_together(
+    config: Config,
+    tensors: Mapping[str, Array],
+    targets: Targets,
+    scaler: Scaler,
+    target_scaler: Scaler | None,
+    features: Features,
+    weight: Any,
+) -> None:
+    """Raise ValueError unless the parts are of one model; before a network is built of any size."""
+    layers = config.model.hidden_layers
+    sizes = [len(scaler.offset), *(layer.units for layer in layers), targets.outputs]
+    has_bias = [*(layer.bias for layer in layers), True]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (before, after) in enumerate(pairwise(sizes)):
+        shapes[f"{NET}{i}.weight"] = after, before
+        if has_bias[i]:
+            shapes[f"{NET}{i}.bias"] = (after,)
+    if shapes != {name: array.shape for name, array in tensors.items() if name.startswith(NET)}:
+        raise ValueError("parameters of another network")
+    if targets.task != config.model.task:
+        raise ValueError(f"targets of {targets.task}, a network for {config.model.task}")
+    if features.names and len(features.columns) != len(scaler.offset):
+        raise ValueError(f"{len(features.columns)} columns, a scaler of {len(scaler.offset)}")
+    if target_scaler is not None and len(target_scaler.offset) != targets.outputs:
+        raise ValueError("a scaler of other targets")
+    if weight is not None:
+        given = np.array(weight, np.float64)
+        if given.shape != (len(targets.classes),) or not (np.isfinite(given) & (given >= 0)).all():
+            raise ValueError("class weights of other classes")
 
 
 def _scaler(name: str, tensors: Mapping[str, Array], about: Mapping[str, Any]) -> Scaler | None:

@@ -67,11 +67,14 @@ def read_tensors(path: Path, what: str = "model") -> tuple[dict[str, Array], dic
     Raises FileError, which calls it a `what`, when the file cannot be read or is not what was
     written.
     """
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise FileError(f"{path}: cannot be read as a {what}: not a file")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError, TypeError, ValueError) as error:
+        # the last three for types of numbers that NumPy has not
         raise FileError(f"{path}: cannot be read as a {what}: {error}") from None
     try:
         facts = json.loads(metadata[ENTRY])

@@ -17,9 +17,6 @@ from gpumlp.data.targets import Targets
 from gpumlp.errors import FileError
 from gpumlp.saved_model import SavedModel, load_model
 
-# Until `load_model` compares the parts with each other before it builds the network.
-pytestmark = pytest.mark.xfail(strict=False, reason="load_model believes what a file claims")
-
 LARGE = 5 * 10**6
 
 
