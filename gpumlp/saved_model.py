@@ -186,8 +186,11 @@ def _check_together(
         shapes[f"{NET}{i}.weight"] = after, before
         if has_bias[i]:
             shapes[f"{NET}{i}.bias"] = (after,)
-    if shapes != {name: array.shape for name, array in tensors.items() if name.startswith(NET)}:
+    given = {name: array for name, array in tensors.items() if name.startswith(NET)}
+    if shapes != {name: array.shape for name, array in given.items()}:
         raise ValueError("parameters of another network")
+    if any(array.dtype.kind != "f" for array in given.values()):
+        raise ValueError("parameters that are no floating-point numbers")
     if targets.task != config.model.task:
         raise ValueError(f"targets of {targets.task}, a network for {config.model.task}")
     if features.names and len(features.columns) != len(scaler.offset):
@@ -195,8 +198,9 @@ def _check_together(
     if target_scaler is not None and len(target_scaler.offset) != targets.outputs:
         raise ValueError("a scaler of other targets")
     if weight is not None:
-        given = np.array(weight, np.float64)
-        if given.shape != (len(targets.classes),) or not (np.isfinite(given) & (given >= 0)).all():
+        weights = np.array(weight, np.float64)
+        whole = bool((np.isfinite(weights) & (weights >= 0)).all())
+        if weights.shape != (len(targets.classes),) or not whole:
             raise ValueError("class weights of other classes")
 
 

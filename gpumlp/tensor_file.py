@@ -73,7 +73,7 @@ def read_tensors(path: Path, what: str = "model") -> tuple[dict[str, Array], dic
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, AttributeError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, AttributeError, TypeError, KeyError) as error:
         # the last three for types of numbers that NumPy has not
         raise FileError(f"{path}: cannot be read as a {what}: {error}") from None
     try:

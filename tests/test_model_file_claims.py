@@ -1,6 +1,7 @@
 """Model files with a right checksum that claim what cannot be: refused, and at little cost."""
 
 import json
+import os
 import struct
 import tracemalloc
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gpumlp.data.scaling import Scaler
 from gpumlp.data.targets import Targets
 from gpumlp.errors import FileError
 from gpumlp.saved_model import SavedModel, load_model
+from gpumlp.tensor_file import write_tensors
 
 LARGE = 5 * 10**6
 
@@ -109,3 +111,16 @@ RAW = {
 def test_what_is_no_model_is_a_file_error(tmp_path, name):
     (tmp_path / "model.safetensors").write_bytes(RAW[name])
     refusal(tmp_path / "model.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX file system")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert "not a file" in refusal(tmp_path / "model.safetensors")
+
+
+def test_parameters_that_are_whole_numbers_are_refused(tmp_path):
+    tensors, facts = model().content()
+    tensors["net.0.weight"] = tensors["net.0.weight"].astype(np.int64)
+    write_tensors(tmp_path / "model.safetensors", tensors, facts)
+    assert "no floating-point numbers" in refusal(tmp_path / "model.safetensors")
