@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .experiment import Experiment
 from .plots import plots_wanted, write_plots
 from .report import details, introduction, profile_table, result
 from .resume import Resumed, config_of, finished_summary, is_run, resume_hint
-from .run_folder import RunFolder, check_free, default_path, log_callbacks, to_json
+from .run_folder import LOG, RunFolder, check_free, default_path, log_callbacks, to_json
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
 from .trainer import Trainer
@@ -103,18 +103,17 @@ def train(
     config: Config, options: argparse.Namespace, path: Path, say: Say
 ) -> tuple[dict[str, Any], int]:
     """Run one training in the folder `path`, or go on with it; return its summary and exit code."""
-    resuming = options.resume is not None and is_run(path)
     with StopOnSignal() as signals, ExitStack() as stack:
-        if not resuming:
-            check_free(path, options.overwrite)
-        plots = plots_wanted(config.log.plots)
-        if config.log.tensorboard:
-            check_tensorboard()
         resumed = None
-        if resuming:
+        if options.resume is not None and is_run(path):
             folder = stack.enter_context(RunFolder.open(path, config.log))
             resumed = Resumed(folder, config, partial(warn, folder))
             stack.enter_context(resumed.threads())
+        else:
+            check_free(path, options.overwrite)
+        plots_wanted(config.log.plots)
+        if config.log.tensorboard:
+            check_tensorboard()
         experiment = Experiment.build(config, resumed.device if resumed else None)
         facts = experiment.data.facts
         environment = describe(experiment.backend) | {
@@ -128,52 +127,68 @@ def train(
             stack.enter_context(folder)
         else:
             resumed.check_data(experiment.data)
-        part = experiment.data.train
-        callbacks = [
-            *best_epoch(config),
-            *log_callbacks(folder, config.log, part.x, part.y, part.sample_weight),
-            signals,
-        ]
-        if not options.quiet:
-            callbacks.append(ProgressBar(bar=not options.no_progress))
-        checkpoints = Checkpoints(
-            folder.path / "checkpoints", **config.checkpoint.model_dump(), facts={"data": facts}
-        )
-        try:
+        with logged(folder, say):
             for line in introduction(experiment):
                 say(line)
                 folder.log(line)
             if options.verbose:
                 say(details(environment, path))
-            trainer = experiment.trainer([*callbacks, checkpoints])
-            checkpoints.content = lambda: experiment.saved_model(trainer).content()
+            trainer = trainer_of(experiment, folder, signals, options)
             resumed_at = []
             if resumed is not None:
                 resumed_at = resumed.go_on(trainer, environment)
                 line = f"resumed at step {trainer.step:,}, after {count(trainer.epoch, 'epoch')}"
                 say(line)
                 folder.log(line)
-            summary = fit_and_save(experiment, trainer, folder)
-            summary["resumed_at"] = resumed_at
+            summary = fit_and_save(experiment, trainer, folder) | {"resumed_at": resumed_at}
             if options.profile and summary["status"] == "done":
                 add_profile(experiment, trainer, folder, summary, say)
-            if plots:
+            if plots_wanted(config.log.plots):
                 draw(experiment, trainer, folder, say)
             folder.write_summary(summary)  # the last of all: a run without one is not done
-        except SystemExit:
-            say(f"stopped; {resume_hint(path)}")
-            raise
-        except (GpumlpError, MemoryError, OSError) as error:
-            with suppress(FileError):
-                folder.log(str(error))
-            raise
-        except Exception as error:
-            folder.log(traceback.format_exc())
-            log = folder.path / "run.log"
-            raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
-        if summary["status"] == "interrupted":
-            say(resume_hint(path))
-        return summary, signals.exit_code
+    if summary["status"] == "interrupted":
+        say(resume_hint(path))
+    return summary, signals.exit_code
+
+
+def trainer_of(
+    experiment: Experiment, folder: RunFolder, signals: StopOnSignal, options: argparse.Namespace
+) -> Trainer:
+    """Return the trainer with all that watches it; checkpoints come last, when all is noted."""
+    config, part = experiment.config, experiment.data.train
+    callbacks = [
+        *best_epoch(config),
+        *log_callbacks(folder, config.log, part.x, part.y, part.sample_weight),
+        signals,
+    ]
+    if not options.quiet:
+        callbacks.append(ProgressBar(bar=not options.no_progress))
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints",
+        **config.checkpoint.model_dump(),
+        facts={"data": experiment.data.facts},
+    )
+    trainer = experiment.trainer([*callbacks, checkpoints])
+    checkpoints.content = lambda: experiment.saved_model(trainer).content()
+    return trainer
+
+
+@contextmanager
+def logged(folder: RunFolder, say: Say) -> Iterator[None]:
+    """Write what ends a run early to its log, too; of a bug, say where the traceback is."""
+    try:
+        yield
+    except SystemExit:
+        say(f"stopped; {resume_hint(folder.path)}")
+        raise
+    except (GpumlpError, MemoryError, OSError) as error:
+        with suppress(FileError):
+            folder.log(str(error))
+        raise
+    except Exception as error:
+        folder.log(traceback.format_exc())
+        log = folder.path / LOG
+        raise GpumlpError(f"a bug in gpumlp: {error!r}; the traceback is in {log}") from error
 
 
 def warn(folder: RunFolder, text: str) -> None:
