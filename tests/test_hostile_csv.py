@@ -141,6 +141,16 @@ def test_a_good_csv_file_is_accepted(here, capsys, content, name):
     trains(capsys, name)
 
 
+def test_a_bomb_of_good_rows_is_refused(here, capsys, monkeypatch):
+    monkeypatch.setattr("gpumlp.data.csv_file.FREE_SIZE", 2**20)
+    zero = f"0.{'0' * 40}"
+    rows = [f"{zero},{zero},{i % 2}" for i in range(7000)]
+    bomb, good = gzip.compress(csv(*rows * 2)), gzip.compress(csv(*rows))
+    refused(capsys, "x.csv.gz", ["more than 100 times its size"], {"x.csv.gz": bomb}, ())
+    (here / "x.csv.gz").write_bytes(good)  # as much, and below what is free
+    trains(capsys, "x.csv.gz")
+
+
 def test_ten_thousand_columns_are_accepted(here, capsys):
     head = ",".join([*(f"c{i}" for i in range(10_000)), "label"])
     rows = [",".join([*map(str, range(i, 10_000 + i)), f"{i % 2}"]) for i in range(6)]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
 MAX_LINE = 2**24  # characters; a decompressed bomb of zeros is one endless line
 MAX_SIZE = 2**34  # characters of the whole text
+FREE_SIZE = 2**25  # however few bytes it was packed into
+MAX_RATIO = 100  # characters per packed byte beyond that; a bomb has up to a thousand
 BLOCK_CELLS = 2**18
 
 
@@ -50,21 +53,22 @@ def read_csv(
         wanted = header if names is None else choose(names, header, source)
         index = {name: i for i, name in enumerate(header)}
         columns = [Column(name, index[name], name in text, verbatim) for name in wanted]
-        numbers: list[int] = []
+        numbers: list[Array] = []
         for starts, cells in text_file.blocks(columns, len(header)):
-            numbers += starts
+            numbers.append(np.array(starts, np.int64))
             for column, part in zip(columns, cells, strict=True):
                 column.add(part, Source(source, starts))
         if not numbers:
             raise DataError(f"{source}: has a header and no rows")
         whole = {column.name: column.finished() for column in columns}
-    return Frame(whole, Source(source, np.array(numbers, np.int64)), gaps=True)
+    return Frame(whole, Source(source, np.concatenate(numbers)), gaps=True)
 
 
 def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
     """Yield the lines of a text, with limits on what is read at once and on the whole."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
+    believed = max(FREE_SIZE, MAX_RATIO * os.fstat(stream.fileno()).st_size)
     binary = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
     text, number, size = io.TextIOWrapper(binary, "utf-8-sig", newline=""), 0, 0
     while True:
@@ -79,6 +83,11 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
         number, size = number + 1, size + len(line)
         if len(line) == MAX_LINE or size > MAX_SIZE:
             raise DataError(f"{source}: line {number} is too long, or the file too large")
+        if packed and size > believed:
+            raise DataError(
+                f"{source}: unpacks to more than {MAX_RATIO} times its size, as bombs do; "
+                "if you trust it, unpack it first"
+            )
         if "\0" in line:
             raise DataError(f"{source}: line {number} has a NUL character: no csv file")
         if not line:
