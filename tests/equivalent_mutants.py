@@ -1,42 +1,65 @@
 """Mutants that no test can tell from the right text, each with the reason why.
 
-A rule leaves out a whole function, or a constant; the others are single changes: file, function,
-right and wrong text, as `mutation_testing.py` prints them.
+`RULES` leave out a whole function, or lines that begin with a name; `EQUIVALENT` are single
+changes: file, line, and the change as `mutation_testing.py` prints it.
 """
 
-# file, function (or a name that a module's line begins with) -> why what is in it changes no result
 RULES = {
     ("gpumlp/backend/base.py", "Backend.threads_for"): "threads change the speed alone",
     ("gpumlp/backend/base.py", "SINGLE_THREADED"): "threads change the speed alone",
     ("gpumlp/backend/base.py", "Backend.seconds"): "measures time",
+    ("gpumlp/gradients/differences.py", "NOISE"): "how much rounding is allowed for",
 }
 
-BASE, KINKS, PRECISION = (
-    f"gpumlp/{name}.py" for name in ("backend/base", "gradients/kinks", "backend/precision")
-)
+OF_PYTHON = {
+    "gpumlp/backend/base.py": {
+        ("if not _is(alpha, 1):", "_is(alpha, 1) -> (_is(1, alpha))"): "1 == alpha, too",
+        ("if not _is(beta, 1):", "_is(beta, 1) -> (_is(1, beta))"): "1 == beta, too",
+        ("if outputs > 1:", "1 -> 0"): "divides by the number of outputs where that is 1",
+        ("if outputs > 1:", "outputs > 1 -> (outputs >= 1)"): "divides by 1 where it is 1",
+    },
+    "gpumlp/data/weights.py": {
+        ("labels = y.reshape(-1).astype(np.int64)", "1 -> 2"): "NumPy takes any negative number",
+    },
+    "gpumlp/gradients/kinks.py": {
+        (
+            "near |= _near(x - target, max(abs(x).max(), abs(target).max()))",
+            "x - target -> (target - x)",
+        ): "only its size is looked at",
+        (
+            "return np.asarray(((d != 0) & (abs(d) < NEAR * largest)).any(axis=1))",
+            "abs(d) < NEAR * largest -> (abs(d) <= NEAR * largest)",
+        ): "what is near is a matter of size, no row lies exactly there",
+    },
+    "gpumlp/gradients/sizes.py": {
+        (
+            "factor = float(np.linalg.norm(g)) / (before or 1.0)",
+            "1.0 -> 2.0",
+        ): "a norm that was 0 still is",
+    },
+    "gpumlp/losses.py": {
+        (
+            "if rows and not bool((abs(target.sum(axis=1) - 1) <= 1e-3).all()):",
+            "abs(target.sum(axis=1) - 1) <= 1e-3 -> (abs(target.sum(axis=1) - 1) < 0.001)",
+        ): "no sum of numbers in binary is off by exactly 1e-3",
+    },
+    "gpumlp/optimizers.py": {
+        (
+            "if not written_through and self.clip_norm is not None:",
+            "not written_through and self.clip_norm is not None -> (self.clip_norm is not None)",
+        ): "an optimizer that clips does not write through",
+    },
+    "gpumlp/schedules.py": {
+        (
+            "return np.where(phase < 1, rise, fall)",
+            "phase < 1 -> (phase <= 1)",
+        ): "both halves are 1 at the peak",
+    },
+}
+OF_KERNELS = {}
+
 EQUIVALENT = {
-    (BASE, "Backend._blend", "_is(alpha, 1)", "(_is(1, alpha))"): "1 == alpha, too",
-    (BASE, "Backend._blend", "_is(beta, 1)", "(_is(1, beta))"): "1 == beta, too",
-    (BASE, "Backend.pointwise_loss", "1", "0"): "divides by one output more, which is 1",
-    (
-        "gpumlp/optimizers.py",
-        "Optimizer.update",
-        "not written_through and self.clip_norm is not None",
-        "(self.clip_norm is not None)",
-    ): "an optimizer that clips does not write through",
-    (
-        "gpumlp/schedules.py",
-        "OneCycle.factors",
-        "phase < 1",
-        "(phase <= 1)",
-    ): "both halves are 1 at the peak",
-    (
-        "gpumlp/losses.py",
-        "SoftmaxCrossEntropy.check_target",
-        "abs(target.sum(axis=1) - 1) <= 1e-3",
-        "(abs(target.sum(axis=1) - 1) < 0.001)",
-    ): "no sum of numbers in binary is off by exactly 1e-3",
-    ("gpumlp/gradients/differences.py", "module", "4", "5"): "how much rounding is allowed for",
-    ("gpumlp/gradients/differences.py", "module", "4", "3"): "how much rounding is allowed for",
-    (KINKS, "near_kinks", "x - target", "(target - x)"): "only its size is looked at",
+    (file, *change): reason
+    for file, changes in (OF_PYTHON | OF_KERNELS).items()
+    for change, reason in changes.items()
 }

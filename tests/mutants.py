@@ -24,10 +24,10 @@ class Mutant:
             f"{self.file}:{self.line} {self.scope}: {' '.join(self.right.split())} -> {self.wrong}"
         )
 
-    @property
-    def key(self):
-        """What it is called in the list of equivalent ones, wherever the line moves."""
-        return self.file, self.scope, " ".join(self.right.split()), self.wrong
+    def in_line(self, text):
+        """Return (file, line, change), as the list of equivalent ones names it."""
+        change = f"{' '.join(self.right.split())} -> {self.wrong}"
+        return self.file, text.splitlines()[self.line - 1].strip(), change
 
     def apply(self, text):
         assert text.startswith(self.right, self.start)
@@ -94,7 +94,7 @@ EXCHANGED = [
     ("sum", "mean"),
 ]
 NAMES = dict(EXCHANGED) | {right: left for left, right in EXCHANGED}
-DROPPED = ("abs", "sqrt", "sign", "float", "int", "reversed", "sorted", "bool")  # f(x) -> x
+DROPPED = ("abs", "sqrt", "sign", "int", "reversed", "sorted")  # f(x) -> x
 UNSEEN = ("__repr__", "__reduce__", "__hash__", "__getstate__")
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
@@ -125,7 +125,7 @@ def python_mutants(file, text):
 
 def children(node):
     """Return the nodes inside a node that decide on results."""
-    if isinstance(node, SKIPPED):
+    if isinstance(node, SKIPPED) or is_axis(node):
         return []
     left_out = {"annotation", "returns", "decorator_list", "bases"}
     found = []
@@ -147,9 +147,16 @@ def changes(node):
         for changed in changes_of_expression(node):
             plain = isinstance(changed, ast.Constant | ast.Name | ast.Slice)
             yield ast.unparse(changed) if plain else f"({ast.unparse(changed)})"
-    elif isinstance(node, ast.keyword) and node.arg == "axis":
-        if isinstance(node.value, ast.Constant):
-            yield f"axis={1 - node.value.value}"
+    elif is_axis(node):
+        yield f"axis={1 - node.value.value}"
+
+
+def is_axis(node):
+    return (
+        isinstance(node, ast.keyword)
+        and node.arg == "axis"
+        and isinstance(node.value, ast.Constant)
+    )
 
 
 def changes_of_statement(node):
@@ -157,13 +164,15 @@ def changes_of_statement(node):
         yield "pass"
         if type(node.op) in OPERATORS:
             yield ast.unparse(replaced(node, op=OPERATORS[type(node.op)]()))
-    elif isinstance(node, ast.Break | ast.Continue) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    elif (
+        isinstance(node, ast.Break | ast.Continue)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+        or (
+            isinstance(node, ast.Assign)
+            and all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets)
+        )
     ):
         yield "pass"
-    elif isinstance(node, ast.Assign):
-        if all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets):
-            yield "pass"
 
 
 def changes_of_expression(node):

@@ -27,6 +27,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter
+from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,7 +58,7 @@ TESTS = {
     "gpumlp/layers.py": "layers model engine gradients",
     "gpumlp/loss_scale.py": "loss_scale divergence",
     "gpumlp/losses.py": "losses gradients oracle",
-    "gpumlp/metrics.py": "metrics trainer evaluate_command",
+    "gpumlp/metrics.py": "metrics plots_classes trainer evaluate_command",
     "gpumlp/model.py": "model engine trainer saved_model out_of_memory",
     "gpumlp/optimizers.py": "optimizers engine early_updates oracle",
     "gpumlp/parameters.py": "parameters optimizers model precision",
@@ -119,13 +120,18 @@ def parse(arguments):
 
 def all_mutants(files=TESTS):
     for file in files:
-        yield from mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+        yield from mutants_of(file, source(file))
+
+
+@cache
+def source(file):
+    return (ROOT / file).read_text(encoding="utf-8")
 
 
 def is_equivalent(mutant):
-    if mutant.key in EQUIVALENT or (mutant.file, mutant.scope) in RULES:
-        return True
-    return (mutant.file, mutant.right.split(maxsplit=1)[0]) in RULES
+    line = mutant.in_line(source(mutant.file))
+    by_rule = [(mutant.file, mutant.scope), (mutant.file, line[1].split()[0])]
+    return line in EQUIVALENT or any(rule in RULES for rule in by_rule)
 
 
 def choose(mutants, options):

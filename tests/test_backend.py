@@ -811,6 +811,16 @@ def test_nan_stays_nan(backend, name):
     assert np.isnan(backend.to_numpy(a)).tolist() == [[True, False]]
 
 
+def test_arrays_have_the_type_and_the_order_that_were_asked_for(backend):
+    assert backend.empty((2, 3)).dtype == backend.zeros((2, 3)).dtype == backend.dtype
+    assert backend.asarray([[1, 2]]).dtype == backend.dtype
+    assert backend.empty((2, 3), np.uint16).dtype == np.uint16
+    assert backend.zeros((2, 3), np.int64).dtype == backend.asarray(3, np.int64).dtype == np.int64
+    assert backend.empty((2, 3)).flags.c_contiguous
+    assert backend.empty((2, 3), order="F").flags.f_contiguous
+    np.testing.assert_array_equal(backend.to_numpy(backend.zeros((2, 3))), np.zeros((2, 3)))
+
+
 # ------------------------------------------------------------------------------ dropout
 
 ROWS, UNITS = 400, 250

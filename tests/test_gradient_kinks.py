@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpumlp import Dense, MeanAbsoluteError, MeanSquaredError, Sequential, get_backend
+from gpumlp import Activation, Dense, MeanAbsoluteError, MeanSquaredError, Sequential, get_backend
 from gpumlp.gradients.kinks import near_kinks
 
 DOUBLE = get_backend("cpu", "fp64")
@@ -70,7 +70,16 @@ def test_the_absolute_error_has_a_kink_at_the_target():
     assert near(model, [1.0, 1 + 1e-6, 3.0], 2.0, SQUARED) == [False, False, False]
 
 
-@pytest.mark.parametrize(("z", "target"), [(1000.0, 0.0), (0.0, 1000.0), (-1000.0, 0.0)])
+@pytest.mark.parametrize(("activation", "kinked"), [("relu", True), ("elu", False)])
+def test_an_activation_alone_has_its_kinks(activation, kinked):
+    model = Sequential(Dense(1, 1, "tanh", DOUBLE), Activation(activation, DOUBLE))
+    model.layers[0].weight.value[...] = 1.0
+    assert near(model, [1.0, -1.0, 1e-6, 0.0]) == [False, False, kinked, False]
+
+
+@pytest.mark.parametrize(
+    ("z", "target"), [(1000.0, 0.0), (0.0, 1000.0), (-1000.0, 0.0), (0.0, -1000.0)]
+)
 def test_near_the_target_is_measured_by_the_larger_of_both(z, target):
     model = network(("identity", 1.0, 0.0))
     x, y = np.array([[z], [9e-3], [1.1e-2]]), np.array([[target], [0.0], [0.0]])

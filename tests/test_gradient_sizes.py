@@ -8,7 +8,7 @@ from gpumlp.gradients.sizes import SizingBackend
 from gpumlp.parameters import FlatParameters, Parameter
 
 DZ = np.array([[1.0, -2.0, 0.5], [-1.5, 1.0, 0.25]])
-X = np.array([[3.0, -1.0], [2.0, 4.0]])
+X = np.array([[3.0, -1.0], [2.0, -40.0]])
 
 
 @pytest.fixture
@@ -53,6 +53,9 @@ def test_the_size_of_a_bias_is_the_largest_sum_of_its_column(backend, parameters
     assert backend.sizes == {"bias": 2 * 3.0}
     backend.bias_activation_backward(dz, None, DZ, DZ, identity, scratch=np.empty((2, 3)))
     assert backend.sizes == {"bias": 2 * 3.0}
+    backend.bias_activation_backward(dz, bias.gradient, DZ, DZ, identity, scratch=np.empty((2, 3)))
+    np.testing.assert_array_equal(bias.gradient, DZ.sum(axis=0))
+    assert backend.sizes == {"bias": 3 * 3.0}
 
 
 def test_other_products_have_no_size(backend, parameters):
@@ -104,7 +107,8 @@ def test_products_read_rounded_numbers_in_a_low_precision_alone():
         backend.matmul(out, backend.operand(x), backend.operand(np.ones((1, 1))))
         found[name] = out.item()
     assert found == {"bf16": 1.0, "fp32": 1 + 2.0**-12, "fp64": 1 + 2.0**-12}
-    assert SizingBackend().precision == Backend(np, "float64").precision
+    for precision in (None, PRECISIONS["fp32"], PRECISIONS["fp64"]):
+        assert SizingBackend(precision).precision == Backend(np, "float64").precision
 
 
 def test_the_size_of_a_product_of_several_parts_is_that_of_the_largest():

@@ -1,8 +1,8 @@
 """The script that mutates the mathematics finds mutants, applies them, and tells what survives."""
 
 import ast
+import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +80,44 @@ def test_listed_mutants_have_reasons_and_files():
     assert {file for file, *_ in EQUIVALENT | RULES} <= set(mutation_testing.TESTS)
 
 
-@pytest.fixture(scope="module")
-def copied():
-    with mutation_testing.Overlay() as overlay:
-        yield overlay
+FILES = [f"gpumlp/{name}.py" for name in ("data/weights", "gradients/kinks", "gradients/sizes")]
+CAUGHT = [  # of several files, each by tests that take no time
+    r"weights.py.* len\(labels\) / .* -> \(len\(counts\) \* np.maximum\(counts, 1\)\)$",
+    r"weights.py.*np.maximum\(counts, 1\) -> \(np.minimum\(counts, 1\)\)$",
+    r"sizes.py.*clip_norm: size \* factor -> factor$",
+    r"sizes.py.*accumulate: super.* -> pass$",
+    r"kinks.py.*_near: abs\(d\) -> d$",
+    r"kinks.py.*z \+= layer\.bias\.value -> pass$",
+]
+
+
+def run(tmp_path, *arguments):
+    """Return the exit code, what is printed, and the JSON file of a run of the script."""
+    out = tmp_path / "out.json"
+    script = [sys.executable, mutation_testing.__file__, "--out", out, "--limit", "120"]
+    script += ["--files", *FILES]
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout, json.loads(out.read_text(encoding="utf-8"))
+
+
+def test_mistakes_are_found_and_the_checkout_stays_as_it_is(tmp_path):
+    before = {file: (ROOT / file).read_bytes() for file in mutation_testing.TESTS}
+    only = [word for pattern in CAUGHT for word in ("--only", pattern)]
+    code, printed, found = run(tmp_path, *only)
+    assert (code, len(found["mutants"])) == (0, len(CAUGHT)), printed
+    assert {row["outcome"] for row in found["mutants"]} == {"caught"}
+    assert f"all {len(CAUGHT)} of {len(CAUGHT)} caught: 100.00%" in " ".join(printed.split())
+    assert before == {file: (ROOT / file).read_bytes() for file in mutation_testing.TESTS}
+
+
+def test_what_nothing_can_find_is_reported_when_it_is_run(tmp_path):
+    text = (ROOT / "gpumlp/data/weights.py").read_text(encoding="utf-8")
+    line = 1 + text[: text.index(".reshape(-1)")].count("\n")
+    only = ["--only", rf"weights\.py:{line} .* 1 -> 2$"]
+    code, printed, found = run(tmp_path, *only)
+    assert (code, found["mutants"]) == (0, [])
+    code, printed, found = run(tmp_path, *only, "--equivalent")
+    (row,) = found["mutants"]
+    assert (code, row["outcome"]) == (1, "survived")
+    assert printed.splitlines()[-2:] == ["1 survived", row["mutant"]]
