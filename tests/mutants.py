@@ -25,9 +25,9 @@ class Mutant:
         )
 
     def in_line(self, text):
-        """Return (file, line, change), as the list of equivalent ones names it."""
+        """Return (file, function, line, change), as the list of equivalent ones names it."""
         change = f"{' '.join(self.right.split())} -> {self.wrong}"
-        return self.file, text.splitlines()[self.line - 1].strip(), change
+        return self.file, self.scope, text.splitlines()[self.line - 1].strip(), change
 
     def apply(self, text):
         assert text.startswith(self.right, self.start)
@@ -225,8 +225,9 @@ def changes_of_call(node):
     if name in DROPPED and len(arguments) == 1:
         yield arguments[0]
     if name == "range":
-        less = ast.BinOp(arguments[-1], ast.Sub(), ast.Constant(1))
-        yield replaced(node, args=[*arguments[:-1], less])
+        stop = min(len(arguments), 2) - 1
+        less = ast.BinOp(arguments[stop], ast.Sub(), ast.Constant(1))
+        yield replaced(node, args=[*arguments[:stop], less, *arguments[stop + 1 :]])
     if name == "matmul":
         yield replaced(node, args=[ast.Attribute(arguments[0], "T"), *arguments[1:]])
     two = arguments[:2]

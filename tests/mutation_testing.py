@@ -60,7 +60,7 @@ TESTS = {
     "gpumlp/losses.py": "losses gradients oracle",
     "gpumlp/metrics.py": "metrics plots_classes trainer evaluate_command",
     "gpumlp/model.py": "model engine trainer saved_model out_of_memory",
-    "gpumlp/optimizers.py": "optimizers engine early_updates oracle",
+    "gpumlp/optimizers.py": "optimizers engine early_updates oracle loss_scale",
     "gpumlp/parameters.py": "parameters optimizers model precision",
     "gpumlp/randomness.py": "randomness samples trainer",
     "gpumlp/samples.py": "samples trainer data_prepare engine",
@@ -130,7 +130,7 @@ def source(file):
 
 def is_equivalent(mutant):
     line = mutant.in_line(source(mutant.file))
-    by_rule = [(mutant.file, mutant.scope), (mutant.file, line[1].split()[0])]
+    by_rule = [(mutant.file, mutant.scope), (mutant.file, line[2].split()[0])]
     return line in EQUIVALENT or any(rule in RULES for rule in by_rule)
 
 
