@@ -507,7 +507,7 @@ def begin_step(draw, rows, columns):
 
 
 def gather(draw, rows, columns):
-    for entry in (1, 4, 8, 16):
+    for entry in (1, 3, 4, 8, 16):
         source = draw.integers(256, rows + 3, columns * entry, dtype=np.uint8)
         index = draw.integers(rows + 3, rows)
         yield (

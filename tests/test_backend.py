@@ -111,13 +111,17 @@ def mask(key, rows, units, rate, first_row=0):
     """Return which entries dropout keeps, from Python's whole numbers and the definition."""
 
     def kept(row, unit):
-        h = row * 0x9E3779B1 + unit * 0x85EBCA77 + key & 0xFFFFFFFF
-        h = (h ^ h >> 16) * 0x7FEB352D & 0xFFFFFFFF
-        h = ((h ^ h >> 15) + key) * 0x846CA68B & 0xFFFFFFFF
-        return h ^ h >> 16 >= rate * 2**32
+        return random_bits(first_row + row, unit, key) >= rate * 2**32
 
-    numbers = [[kept(first_row + row, unit) for unit in range(units)] for row in range(rows)]
+    numbers = [[kept(row, unit) for unit in range(units)] for row in range(rows)]
     return np.array(numbers, dtype=bool).reshape(rows, units)
+
+
+def random_bits(row, unit, key):
+    h = row * 0x9E3779B1 + unit * 0x85EBCA77 + key & 0xFFFFFFFF
+    h = (h ^ h >> 16) * 0x7FEB352D & 0xFFFFFFFF
+    h = ((h ^ h >> 15) + key) * 0x846CA68B & 0xFFFFFFFF
+    return h ^ h >> 16
 
 
 # --------------------------------------------------------------------- cases, by operation
@@ -807,6 +811,16 @@ def test_nan_stays_nan(backend, name):
     assert np.isnan(backend.to_numpy(a)).tolist() == [[True, False]]
 
 
+def test_arrays_have_the_type_and_the_order_that_were_asked_for(backend):
+    assert backend.empty((2, 3)).dtype == backend.zeros((2, 3)).dtype == backend.dtype
+    assert backend.asarray([[1, 2]]).dtype == backend.dtype
+    assert backend.empty((2, 3), np.uint16).dtype == np.uint16
+    assert backend.zeros((2, 3), np.int64).dtype == backend.asarray(3, np.int64).dtype == np.int64
+    assert backend.empty((2, 3)).flags.c_contiguous
+    assert backend.empty((2, 3), order="F").flags.f_contiguous
+    np.testing.assert_array_equal(backend.to_numpy(backend.zeros((2, 3))), np.zeros((2, 3)))
+
+
 # ------------------------------------------------------------------------------ dropout
 
 ROWS, UNITS = 400, 250
@@ -849,6 +863,14 @@ def test_the_mask_does_not_depend_on_memory_order_or_precision(backend):
     reference = kept(get_backend("cpu", "fp64"), 5)
     for order in ("C", "F"):
         np.testing.assert_array_equal(kept(backend, 5, order=order), reference)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 249])
+def test_an_entry_is_kept_up_to_the_rate_that_its_bits_are(backend, unit):
+    bits = random_bits(3, unit, 12345)
+    for rate, is_kept in ((bits / 2**32, True), ((bits + 1) / 2**32, False)):
+        out = dropped(backend, np.ones((4, 250)), 12345, rate)
+        assert (out[3, unit] > 0) is np.bool_(is_kept)
 
 
 @pytest.mark.parametrize("cut", [1, 64, 399])

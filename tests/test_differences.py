@@ -74,6 +74,11 @@ def test_no_difference_is_taken_across_a_kink(activation, loss, x, target):
     assert aside.derivative(aside.model.parameters[0], (0, 0))
 
 
+def test_a_smooth_loss_has_no_kink_at_its_target():
+    cost = make("identity", MeanSquaredError, [[2.0]], [[6.5]])
+    assert cost.derivative(cost.model.parameters[0], (0, 0)) == pytest.approx(0, abs=1e-4)
+
+
 def test_kinks_of_rows_without_weight_do_not_count():
     rows = {"x": [[-0.5 / 3], [1.0]], "target": [[1.0], [1.0]]}
     cost = make("relu", **rows)

@@ -222,6 +222,23 @@ def test_limits_of_the_ranges_are_allowed():
     Adam(np.float32(0.1), betas=[np.float64(0.9), 0.99], clip_norm=1)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "defaults"),
+    [
+        (SGD, {"lr": 0.1}),
+        (Momentum, {"lr": 0.05, "momentum": 0.9}),
+        (Nesterov, {"lr": 0.05, "momentum": 0.9}),
+        (Adagrad, {"lr": 0.01, "eps": 1e-8}),
+        (RMSProp, {"lr": 0.001, "rho": 0.99, "eps": 1e-8}),
+        (Adam, {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8}),
+        (AdamW, {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}),
+    ],
+)
+def test_defaults_are_the_usual_ones(optimizer, defaults):
+    expected = {"weight_decay": 0.0, "l1": 0.0, "clip_norm": None} | defaults
+    assert {name: getattr(optimizer(), name) for name in expected} == expected
+
+
 @every_optimizer
 def test_the_first_argument_is_the_learning_rate_and_the_rest_go_by_name(name):
     assert OPTIMIZERS[name](0.25).lr == 0.25

@@ -77,6 +77,32 @@ def test_of_an_infinite_number_nothing_is_left():
     np.testing.assert_array_equal(second, [0, 0, 0])
 
 
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_epsilon_is_the_step_from_1_that_products_can_tell(name):
+    precision = PRECISIONS[name]
+
+    def seen(x):
+        x = np.array([x], precision.dtype)
+        parts = parts_of(x, precision.format, precision.parts) if precision.format else [x]
+        return sum(float(part[0]) for part in parts)
+
+    assert seen(1 + precision.epsilon) == 1 + precision.epsilon
+    if precision.parts == 1:
+        assert seen(1 + 0.5 * precision.epsilon) == 1
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp16"])
+def test_a_part_of_16_bits_holds_what_a_part_of_numbers_does(format, rng):
+    x = rng.normal(size=(4, 5)).astype(np.float32)
+    bits, numbers = np.empty((2, 4, 5), np.uint16), np.empty((2, 4, 5), np.float32)
+    for parts in (bits, numbers):
+        Backend(np).split([*parts], x, format)
+    if format == "fp16":
+        np.testing.assert_array_equal(bits.view(np.float16), numbers)
+    else:
+        np.testing.assert_array_equal((bits.astype(np.uint32) << 16).view(np.float32), numbers)
+
+
 # -------------------------------------------------------------------------------- products
 
 
@@ -161,6 +187,32 @@ def test_in_fp32_an_operand_is_the_array_itself():
     backend = get_backend("cpu")
     x = backend.zeros((2, 3))
     assert backend.operand(x) is x
+
+
+STEPS = {  # its arrays of state, its constants
+    "sgd_step": (0, ()),
+    "momentum_step": (1, (0.9,)),
+    "nesterov_step": (1, (0.9,)),
+    "adagrad_step": (1, (1e-8,)),
+    "rmsprop_step": (1, (0.9, 1e-8)),
+    "adam_step": (2, (1.0, (0.9, 0.99), 1e-8)),
+}
+
+
+@every_maker
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_writes_the_copy_that_products_read(maker, step, rng):
+    backend, (states, constants) = MAKERS[maker]("bf16"), STEPS[step]
+    w, g, *state = (backend.asarray(rng.uniform(0.5, 2, 40)) for _ in range(2 + states))
+    before = backend.to_numpy(w).copy()
+    copy = backend.empty(w.shape, backend.operand_dtype)
+    scratch = backend.scratch(w)
+    getattr(backend, step)(w, *state, g, 0.1, *constants, scratch, copy)
+    after = backend.to_numpy(w)
+    assert (after != before).all()
+    found = backend.to_numpy(copy)
+    found = from_bits(found, "bf16") if found.dtype == np.uint16 else found
+    np.testing.assert_array_equal(found, rounded(np, after, "bf16"))
 
 
 # --------------------------------------------------------------------------------- training

@@ -64,6 +64,13 @@ def test_finite_data_are_checked_without_memory_of_their_size():
     assert peak < 10_000
 
 
+def test_weights_may_be_tiny_or_those_of_a_single_row():
+    for weight in (1e-3 / ROWS, np.arange(ROWS) == 4):
+        weight = np.zeros(ROWS, np.float32) + weight
+        taken = as_samples(MODEL, SoftmaxCrossEntropy(), X, LABELS, weight)
+        np.testing.assert_array_equal(taken.sample_weight, weight)
+
+
 def test_lists_will_do():
     taken = as_samples(MODEL, SoftmaxCrossEntropy(), X.tolist(), LABELS.tolist(), WEIGHTS.tolist())
     np.testing.assert_array_equal(taken.x, X.astype(np.float32))

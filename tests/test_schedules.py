@@ -194,6 +194,13 @@ def test_plateau_counts_a_value_that_is_not_finite_as_bad(bad):
         assert plateau.state()["best"] == 2.0
 
 
+def test_defaults_are_those_that_are_documented():
+    defaults = {"factor": 0.1, "patience": 10, "min_delta": 0.0, "minimum": 0.0, "cooldown": 0}
+    assert Plateau() == Plateau(**defaults, greater_is_better=False)
+    assert Plateau().state() == {"scale": 1.0, "best": None, "bad": 0, "resting": 0}
+    assert OneCycle(9) == OneCycle(9, peak_fraction=0.3, start=1 / 25, end=1e-4)
+
+
 def test_plateau_never_falls_below_its_minimum():
     plateau = Plateau(factor=0.1, patience=0, minimum=0.05)
     for _ in range(5):

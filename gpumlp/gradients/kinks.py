@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..layers import Dense
+from ..layers import Activation, Dense
 from ..losses import Loss
 from ..model import Sequential
 
@@ -34,6 +34,8 @@ def near_kinks(
             if layer.bias is not None:
                 z += layer.bias.value
             near |= _near(z, abs(z).max())
+        elif isinstance(layer, Activation) and layer.activation.name in KINKED:
+            near |= _near(x, abs(x).max())
         x = layer.forward(x, key=None if keys is None else keys[i])
     if loss.name == "mae":
         near |= _near(x - target, max(abs(x).max(), abs(target).max()))
