@@ -24,10 +24,30 @@ OF_PYTHON = {
             "_is(beta, 1) -> (_is(1, beta))",
         ): "1 == beta, too",
         (
+            "Backend.operand",
+            'operand = self.operand_memory(x.shape, "C" if x.flags.c_contiguous else "F")',
+            '"C" if x.flags.c_contiguous else "F" -> \'C\'',
+        ): "the order of memory changes the speed alone",
+        (
+            "Backend.operand",
+            'operand = self.operand_memory(x.shape, "C" if x.flags.c_contiguous else "F")',
+            '"C" if x.flags.c_contiguous else "F" -> \'F\'',
+        ): "the order of memory changes the speed alone",
+        (
             "Backend.matmul",
             "if _is(alpha, 1) and _is(beta, 0):",
             "_is(alpha, 1) -> (_is(1, alpha))",
         ): "1 == alpha, too",
+        (
+            "Backend.bias_activation_backward",
+            "if _is(alpha, 1) and _is(beta, 0):",
+            "_is(beta, 0) -> (_is(0, beta))",
+        ): "0 == beta, too",
+        (
+            "Backend.matmul",
+            "if _is(alpha, 1) and _is(beta, 0):",
+            "_is(beta, 0) -> (_is(0, beta))",
+        ): "0 == beta, too",
         (
             "Backend.bias_activation_backward",
             "if _is(alpha, 1) and _is(beta, 0):",
@@ -43,6 +63,11 @@ OF_PYTHON = {
             "xp.matmul(ones, dz, out=sums)",
             "xp.matmul(ones, dz, out=sums) -> (xp.matmul(ones.T, dz, out=sums))",
         ): "a vector is its own transpose",
+        (
+            "Backend.dropout",
+            "xp.greater_equal(h, min(round(rate * 2**32), 2**32 - 1), out=out)",
+            "2 -> 3",
+        ): "of the bound (the other is found): 1 entry in 2³² has such bits, at rates near 1 alone",
         (
             "Backend.pointwise_loss",
             "if outputs > 1:",
@@ -79,6 +104,13 @@ OF_PYTHON = {
             "factor = float(np.linalg.norm(g)) / (before or 1.0)",
             "1.0 -> 2.0",
         ): "a norm that was 0 still is",
+    },
+    "gpumlp/layers.py": {
+        (
+            "Dropout.masked",
+            "if key is None or not self.rate:",
+            "key is None or not self.rate -> (key is None)",
+        ): "at rate 0 every entry is kept",
     },
     "gpumlp/losses.py": {
         (

@@ -86,9 +86,12 @@ def test_epsilon_is_the_step_from_1_that_products_can_tell(name):
         parts = parts_of(x, precision.format, precision.parts) if precision.format else [x]
         return sum(float(part[0]) for part in parts)
 
+    assert precision.epsilon < 0.01
     assert seen(1 + precision.epsilon) == 1 + precision.epsilon
     if precision.parts == 1:
         assert seen(1 + 0.5 * precision.epsilon) == 1
+    else:  # 16 digits, and 24 without what the products of the smallest parts would add
+        assert precision.epsilon == {2: 2.0**-15, 3: 2.0**-22}[precision.parts]
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp16"])
