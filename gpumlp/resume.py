@@ -16,7 +16,7 @@ from .config_differences import changes
 from .config_file import load_config, parse_config
 from .data.prepare import Prepared
 from .errors import ConfigError, DataError, FileError
-from .run_folder import MARK, RunFolder
+from .run_folder import ENVIRONMENT, MARK, RunFolder
 from .trainer import Trainer
 
 # What of env.json decides about bits.
@@ -63,6 +63,13 @@ class Resumed:
     def __init__(self, folder: RunFolder, config: Config, warn: Callable[[str], None]) -> None:
         self.folder, self._warn = folder, warn
         self.environment = folder.read_environment()
+        try:
+            self._threads = [int(pool["num_threads"]) for pool in self.environment["blas"]]
+            self._steps = [int(one["step"]) for one in self.environment.get("resumed", [])]
+            self._data = dict(self.environment["data"])
+        except (KeyError, TypeError, ValueError) as error:
+            path = folder.path / ENVIRONMENT
+            raise FileError(f"{path}: is not what gpumlp wrote ({error!r})") from None
         place = folder.path / "checkpoints"
         self.checkpoint: Checkpoint | None = newest_checkpoint(place, warn)
         if self.checkpoint is not None:
@@ -78,17 +85,16 @@ class Resumed:
 
     def threads(self) -> AbstractContextManager[Any]:
         """Give matrix products as many threads as the run began with: their bits depend on it."""
-        then = [pool.get("num_threads") for pool in self.environment.get("blas", ())]
         now = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-        if not then or then == now:
+        if not self._threads or self._threads == now:
             return nullcontext()
-        limits: AbstractContextManager[Any] = threadpool_limits(int(then[0]), user_api="blas")
+        limits: AbstractContextManager[Any] = threadpool_limits(self._threads[0], user_api="blas")
         return limits
 
     def check_data(self, data: Prepared) -> None:
         """Raise DataError, which lists what has changed, unless the data are what they were."""
-        known = self.environment if self.checkpoint is None else self.checkpoint.facts
-        changed = _changes(known.get("data", {}), data.facts)
+        known = self._data if self.checkpoint is None else self.checkpoint.facts["data"]
+        changed = _changes(known, data.facts)
         _refuse(self.folder.path, "the data", changed, DataError)
 
     def go_on(self, trainer: Trainer, environment: Mapping[str, Any]) -> list[int]:
@@ -96,7 +102,7 @@ class Resumed:
         if self.checkpoint is not None:
             try:
                 trainer.load_state(self.checkpoint.state)
-                trainer.model.backend.choose_as(self.checkpoint.facts["choices"])
+                trainer.model.backend.choose_as(dict(self.checkpoint.facts["choices"]))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 path = self.checkpoint.path
                 raise FileError(f"{path}: does not hold what a checkpoint holds: {error}") from None
@@ -104,17 +110,17 @@ class Resumed:
         for line in changed:
             self._warn(f"not the same bits as before, perhaps: {line}")
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        resumptions = [
-            *self.environment.get("resumed", ()),
-            {"step": trainer.step, "time": stamp, "changed": changed},
-        ]
+        now = {"step": trainer.step, "time": stamp, "changed": changed}
+        resumptions = [*self.environment.get("resumed", []), now]
         self.folder.cut_back(trainer.history)
         self.folder.write_environment(self.environment | {"resumed": resumptions})
-        return [int(one["step"]) for one in resumptions]
+        return [*self._steps, trainer.step]
 
 
 def _toml(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the configuration of a checkpoint; FileError for one of no run."""
     try:
+        dict(facts["data"])
         return tomllib.loads(facts["config"])
     except (KeyError, TypeError, ValueError, RecursionError):
         raise FileError(f"{path}: not a checkpoint of a run") from None

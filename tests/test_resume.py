@@ -433,6 +433,12 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: facts["training"].update(step="x"),
         lambda tensors, facts: facts["training"].update(began=3),
         lambda tensors, facts: facts.pop("config"),
+        lambda tensors, facts: facts.pop("data"),
+        lambda tensors, facts: facts.update(data=[1]),
+        lambda tensors, facts: facts.update(choices=7),
+        lambda tensors, facts: tensors.update(
+            {"training/history": np.frombuffer(b"[" * 100_000, np.uint8)}
+        ),
         lambda tensors, facts: facts.update(config="[["),
         lambda tensors, facts: tensors.pop("net.0.weight"),
         lambda tensors, facts: tensors.pop("training/optimizer/mean"),
@@ -451,6 +457,17 @@ def test_a_made_up_checkpoint_is_refused_however_right_its_checksum(change, run,
     Path("run/checkpoints/last-1.safetensors").unlink()
     err = refused(run("--resume", "run", config=None), 6)
     assert "last.safetensors" in err
+
+
+ODD = [{"blas": 3}, {"blas": [3]}, {"blas": [{"num_threads": "x"}]}, {"resumed": [{}]}, {"data": 1}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_an_environment_of_odd_things_is_a_file_error(odd, run, break_off):
+    break_off(8)
+    path = Path("run/env.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | odd))
+    assert "env.json: is not what gpumlp wrote" in refused(run("--resume", "run", config=None), 6)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000])
