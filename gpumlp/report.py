@@ -116,13 +116,14 @@ def result(summary: dict[str, Any]) -> str:
     reason = f" ({summary['stop_reason']})" if summary["stop_reason"] else ""
     skipped = summary.get("skipped_steps", 0)
     steps = count(summary["steps"], "step") + (f" ({skipped:,} skipped)" if skipped else "")
+    samples = summary["samples_per_s"]
+    speed = f" ({samples:,.0f} samples/s)" if samples else ""  # unknown in an unfinished epoch
     best = f", best epoch {summary['best_epoch']}" if summary["best_epoch"] else ""
     return "\n".join(
         [
             *lines,
             f"{summary['status']}{reason}: {count(summary['epochs'], 'epoch')}, "
-            f"{steps} in {duration(summary['seconds'])} "
-            f"({summary['samples_per_s']:,.0f} samples/s){best}",
+            f"{steps} in {duration(summary['seconds'])}{speed}{best}",
             f"run folder: {summary['run_dir']}",
         ]
     )

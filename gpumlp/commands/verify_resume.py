@@ -115,7 +115,7 @@ def report(name: str, found: Verification) -> str:
         [
             f"{name}: {count(found.steps, 'step')}, {duration(found.seconds)} unbroken",
             f"{count(len(found.kills), 'kill')} in {count(found.runs, 'run')}, "
-            f"{len(steps)} different checkpoints left behind",
+            f"checkpoints at {count(len(steps), 'different step')} left behind",
             "model, metrics, optimizer state: "
             + ("the same bits" if not found.differences else "NOT the same bits"),
         ]
