@@ -98,6 +98,13 @@ OF_PYTHON = {
             "abs(d) < NEAR * largest -> (abs(d) <= NEAR * largest)",
         ): "what is near is a matter of size, no row lies exactly there",
     },
+    "gpumlp/gradients/norms.py": {
+        (
+            "GradientNorms._gradients",
+            "da = layer.backward(da, into=into, input_gradient=i > 0, backend=backend)",
+            "i > 0 -> (i >= 0)",
+        ): "nobody reads the gradient by the input",
+    },
     "gpumlp/gradients/sizes.py": {
         (
             "SizingBackend.clip_norm",
@@ -105,7 +112,19 @@ OF_PYTHON = {
             "1.0 -> 2.0",
         ): "a norm that was 0 still is",
     },
+    "gpumlp/gradients/differences.py": {
+        (
+            "relative_error",
+            "return abs(analytic - numeric) / size if size else 0.0",
+            "analytic - numeric -> (numeric - analytic)",
+        ): "only its size is looked at",
+    },
     "gpumlp/layers.py": {
+        (
+            "Dense._backward",
+            "sink, alpha, beta = into(self.bias) if self.bias is not None else (None, 1.0, 0.0)",
+            "1.0 -> 2.0",
+        ): "without a bias nothing is multiplied",
         (
             "Dropout.masked",
             "if key is None or not self.rate:",
@@ -120,6 +139,17 @@ OF_PYTHON = {
         ): "no sum of numbers in binary is off by exactly 1e-3",
     },
     "gpumlp/metrics.py": {
+        (
+            "mae",
+            "return _mean(np.mean(np.abs(t - y), axis=1), weight)",
+            "t - y -> (y - t)",
+        ): "only its size is looked at",
+        (
+            "macro_f1",
+            "_require_equal_shapes(target, predicted)",
+            "_require_equal_shapes(target, predicted) -> "
+            "(_require_equal_shapes(predicted, target))",
+        ): "equal is equal",
         (
             "mean_squared_error",
             "t, y, weight = _outputs(target, prediction, sample_weight)",
@@ -152,6 +182,13 @@ OF_PYTHON = {
             "if not written_through and self.clip_norm is not None:",
             "not written_through and self.clip_norm is not None -> (self.clip_norm is not None)",
         ): "an optimizer that clips does not write through",
+    },
+    "gpumlp/samples.py": {
+        (
+            "_check_weights",
+            "total = float(weight.sum())",
+            "weight.sum() -> (weight.mean())",
+        ): "0 or infinite alike, as a mean is a sum divided",
     },
     "gpumlp/schedules.py": {
         (

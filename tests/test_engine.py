@@ -457,3 +457,23 @@ def test_writing_through_equals_going_through_the_gradient(optimizer, case):
 def test_an_unknown_engine_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match="unknown engine 'fast'; choose auto, eager, graph"):
         get_engine("fast", build("sgd", "plain"))
+
+
+def test_rows_that_count_nothing_so_far_divide_by_one():
+    rows = {"x": np.zeros((4, 1)), "target": np.zeros(4), "weight": None}
+    weights = np.array([0.0, 0.0, 3.0, 1.0])
+    batches = Batches(
+        **rows,
+        size=2,
+        accumulate=1,
+        shuffle=False,
+        seed=0,
+        host_weight=weights / 2,
+        host_count_weight=weights,
+    )
+    assert batches.scale == 1.0
+    batches.order(0)
+    batches.position = 1
+    assert (batches.weight_taken, batches.count_taken) == (1.0, 1.0)
+    batches.position = 2
+    assert (batches.weight_taken, batches.count_taken) == (2.0, 4.0)
