@@ -178,6 +178,11 @@ OF_PYTHON = {
     },
     "gpumlp/optimizers.py": {
         (
+            "Optimizer._copy",
+            "if operand is None or len(operand.parts) > 1 or self._limited:",
+            "len(operand.parts) > 1 -> (len(operand.parts) >= 1)",
+        ): "the copy is then rounded by a call of its own",
+        (
             "Optimizer.update",
             "if not written_through and self.clip_norm is not None:",
             "not written_through and self.clip_norm is not None -> (self.clip_norm is not None)",

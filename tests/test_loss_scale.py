@@ -196,3 +196,8 @@ def test_a_precision_that_is_emulated_is_said_to_be(tmp_path, capsys):
         options = ["--device", "cpu", "--dry-run", "--set", f"precision={precision}"]
         assert cli.main(["train", "--config", "digits", *options]) == 0
         assert ("(emulated)" in capsys.readouterr().out) == emulated
+
+
+def test_its_constants_are_those_that_are_documented():
+    found = (loss_scale.FIRST, loss_scale.LARGEST, loss_scale.SMALLEST, loss_scale.PATIENCE)
+    assert found == (65536.0, 16777216.0, 1 / 16384, 2000)
