@@ -10,12 +10,13 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from .checkpoints import Checkpoint, newest_checkpoint
+from .checkpoints import Checkpoint, newest, newest_checkpoint
 from .config import Config
 from .config_differences import changes
 from .config_file import load_config, parse_config
 from .data.prepare import Prepared
 from .errors import ConfigError, DataError, FileError
+from .files import file_errors
 from .run_folder import ENVIRONMENT, MARK, RunFolder
 from .trainer import Trainer
 
@@ -70,8 +71,8 @@ class Resumed:
         except (KeyError, TypeError, ValueError) as error:
             path = folder.path / ENVIRONMENT
             raise FileError(f"{path}: is not what gpumlp wrote ({error!r})") from None
-        place = folder.path / "checkpoints"
-        self.checkpoint: Checkpoint | None = newest_checkpoint(place, warn)
+        self._place = folder.path / "checkpoints"
+        self.checkpoint: Checkpoint | None = newest_checkpoint(self._place, warn)
         if self.checkpoint is not None:
             path, facts = self.checkpoint.path, self.checkpoint.facts
             then = parse_config(_toml(facts, path), f"{path}: config")
@@ -106,6 +107,8 @@ class Resumed:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 path = self.checkpoint.path
                 raise FileError(f"{path}: does not hold what a checkpoint holds: {error}") from None
+            with file_errors(self.checkpoint.path):  # else the next save would put what is damaged
+                self.checkpoint.path.replace(newest(self._place))  # in the place of what is whole
         changed = _changes(_decisive(self.environment), _decisive(environment))
         for line in changed:
             self._warn(f"not the same bits as before, perhaps: {line}")

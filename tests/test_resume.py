@@ -404,6 +404,16 @@ def test_an_older_checkpoint_serves_with_a_warning(more, run, break_off):
     assert "last-1.safetensors serves" in Path("run/run.log").read_text()
 
 
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(run, break_off):
+    break_off(8)
+    damage("last.safetensors")
+    older = read_checkpoint(Path("run/checkpoints/last-1.safetensors")).state["step"]
+    assert older < 8
+    break_off(older + 1, "--resume")  # the first save after the resumption
+    steps = [read_checkpoint(path).state["step"] for path in Path("run/checkpoints").glob("last*")]
+    assert sorted(steps) == [older, older + 1]
+
+
 def test_without_a_whole_checkpoint_nothing_is_begun_anew(run, break_off):
     break_off(8)
     damage("last.safetensors")
