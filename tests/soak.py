@@ -25,6 +25,7 @@ from gpumlp.trainer import Trainer
 
 RUNS, STEPS = 1000, 1_000_000
 ROWS = 30_000
+MOMENTS = 50  # at which it is looked how much there is
 WARM_UP = 0.2  # the share after which nothing may grow any more
 LIMIT = 0.01
 SETTINGS = {
@@ -63,22 +64,22 @@ def one_run(number: int, folder: Path) -> None:
 
 
 def runs(count: int) -> list[dict[str, Any]]:
-    """Do so many runs; return the usage after each fiftieth part of them."""
+    """Do so many runs; return the usage now and then."""
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1, count + 1):
             one_run(number, Path(scratch) / "run")
-            if number % max(1, count // 50) == 0:
+            if number % max(1, count // MOMENTS) == 0:
                 found.append({"runs": number, **usage()})
     return found
 
 
 def steps(count: int) -> list[dict[str, Any]]:
-    """Take so many steps in one run; return the usage at some fifty moments."""
+    """Take so many steps in one run; return the usage now and then."""
     found: list[dict[str, Any]] = []
 
     class Look(Callback):
-        every_steps = max(1, count // 50)
+        every_steps = max(1, count // MOMENTS)
 
         def on_step(self, trainer: Trainer) -> None:
             found.append({"steps": trainer.step, **usage()})
