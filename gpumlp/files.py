@@ -60,6 +60,12 @@ def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         os.fsync(file.fileno())
 
 
+def sync_file(path: Path) -> None:
+    """Wait until what was added to a file is on the disk."""
+    with path.open("ab") as file:
+        os.fsync(file.fileno())
+
+
 def generation(path: Path, number: int) -> Path:
     """Return where an older content of a file is kept; number 0 is the file itself.
 

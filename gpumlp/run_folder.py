@@ -18,7 +18,7 @@ from .config import Config, Log
 from .config_file import dump_config
 from .errors import ConfigError, FileError
 from .events import Callback, Record
-from .files import file_errors, sync_folder, write_atomically, write_synced
+from .files import file_errors, sync_file, sync_folder, write_atomically, write_synced
 from .gradients.norms import GradientNorms
 from .lock import lock
 from .tensorboard import TensorBoard
@@ -130,7 +130,11 @@ class RunFolder(Callback):
         self._append(LOG, f"{stamp} {text}\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json."""
+        """Write summary.json, once the metrics, to which lines were added, are on the disk."""
+        for path in (self.path / "metrics.jsonl", self.path / "metrics.csv"):
+            with file_errors(path):
+                if path.exists():
+                    sync_file(path)
         text = to_json(summary, indent=2) + "\n"
         write_atomically(self.path / "summary.json", text.encode())
 

@@ -536,6 +536,17 @@ def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path, monke
     assert events == ["fsync", "replace", "fsync"]
 
 
+def test_metrics_are_on_the_disk_before_the_summary_says_that_all_is_done(tmp_path, monkeypatch):
+    folder = make(tmp_path / "run")
+    record = {"epoch": 1, "loss": 0.5, "seconds": 0.1}
+    folder.on_epoch_end(type("Trainer", (), {"history": [record], "last_epoch": 1}), record)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    folder.write_summary({"status": "done"})
+    names = ["metrics.jsonl", "metrics.csv", "summary.json", "."]
+    assert synced == [(folder.path / name).stat().st_ino for name in names]
+
+
 def test_a_reader_never_sees_two_generations_mixed(tmp_path):
     path = tmp_path / "file"
     size = 300_000
