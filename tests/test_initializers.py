@@ -1,6 +1,7 @@
 """The initializers have the spread of their papers and depend on seed and layer alone."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -113,7 +114,7 @@ def test_a_fresh_process_draws_the_same_bits():
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout.strip() == here["digest"]
 
