@@ -60,7 +60,7 @@ class BestEpoch(Callback):
     def on_train_begin(self, trainer: Trainer) -> None:
         """Forget what an earlier `fit` did."""
         self._reset()
-        self._backend = trainer.model.backend
+        self._model = trainer.model
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Compare with the best epoch so far."""
@@ -82,15 +82,18 @@ class BestEpoch(Callback):
         facts = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
         if self.values is None:
             return facts
-        return facts | {"values": self._backend.to_numpy(self.values)}
+        return facts | {"values": self._model.backend.to_numpy(self.values)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned."""
         self._reset()
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self.waited = state["waited"]
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        self.waited = int(state["waited"])
         if "values" in state:
-            self.values = self._backend.asarray(state["values"]).copy()
+            given, values = state["values"], self._model.flat.values
+            if (given.shape, given.dtype) != (values.shape, values.dtype):
+                raise ValueError(f"the best epoch's parameters are {given.dtype} {given.shape}")
+            self.values = self._model.backend.asarray(given).copy()
 
 
 @dataclass

@@ -218,7 +218,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             name.removeprefix(NET): array for name, array in tensors.items() if name.startswith(NET)
         }
         state["history"] = json.loads(state["history"].tobytes())
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         raise FileError(f"{path}: not a checkpoint") from None
     return Checkpoint(path, state, tensors, facts)
 

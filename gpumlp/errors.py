@@ -37,6 +37,12 @@ class FileError(GpumlpError):
     exit_code = 6
 
 
+class StateError(GpumlpError, ValueError):
+    """The state of a training that is none, or that of another training."""
+
+    exit_code = 6
+
+
 class CheckFailed(GpumlpError):  # noqa: N818 - named for what happened, as the exit code is
     """A check that was asked for found something wrong."""
 

@@ -59,4 +59,7 @@ class Callback:
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state` returned; called after `on_train_begin`."""
+        """Go back to what `state` returned; called after `on_train_begin`.
+
+        Whatever it raises for what `state` never returned ends `fit` as a StateError.
+        """

@@ -20,6 +20,7 @@ import numpy as np
 
 from .checkpoints import newest, newest_checkpoint, read_checkpoint
 from .errors import CheckFailed
+from .run_folder import CHECKPOINTS
 
 TIMES = ("seconds", "samples_per_s")  # what no two runs have in common
 OF_A_RUN = ("run_dir", "resumed_at", *TIMES)
@@ -163,7 +164,7 @@ def _end(process: "subprocess.Popen[str]", allowed: Sequence[int]) -> int:
 
 def _step(folder: Path) -> int | None:
     """Return the step of the newest checkpoint; None where there is none."""
-    found = newest_checkpoint(folder / "checkpoints")
+    found = newest_checkpoint(folder / CHECKPOINTS)
     return None if found is None else int(found.state["step"])
 
 
@@ -197,7 +198,7 @@ def _differences(one: Path, other: Path) -> Iterator[str]:
     for name in {**summaries[0], **summaries[1]}:
         if summaries[0].get(name) != summaries[1].get(name):
             yield f"summary.json differs in {name}"
-    tensors = [read_checkpoint(newest(folder / "checkpoints")) for folder in (one, other)]
+    tensors = [read_checkpoint(newest(folder / CHECKPOINTS)) for folder in (one, other)]
     slots = [checkpoint.state["optimizer"] for checkpoint in tensors]
     for name in {**slots[0], **slots[1]}:
         if not _same(slots[0].get(name), slots[1].get(name)):

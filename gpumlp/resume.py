@@ -17,7 +17,7 @@ from .config_file import load_config, parse_config
 from .data.prepare import Prepared
 from .errors import ConfigError, DataError, FileError
 from .files import file_errors
-from .run_folder import ENVIRONMENT, MARK, RunFolder
+from .run_folder import CHECKPOINTS, ENVIRONMENT, MARK, RunFolder
 from .trainer import Trainer
 
 # What of env.json decides about bits.
@@ -71,7 +71,7 @@ class Resumed:
         except (KeyError, TypeError, ValueError) as error:
             path = folder.path / ENVIRONMENT
             raise FileError(f"{path}: is not what gpumlp wrote ({error!r})") from None
-        self._place = folder.path / "checkpoints"
+        self._place = folder.path / CHECKPOINTS
         self.checkpoint: Checkpoint | None = newest_checkpoint(self._place, warn)
         if self.checkpoint is not None:
             path, facts = self.checkpoint.path, self.checkpoint.facts
@@ -104,7 +104,7 @@ class Resumed:
             try:
                 trainer.load_state(self.checkpoint.state)
                 trainer.model.backend.choose_as(dict(self.checkpoint.facts["choices"]))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 path = self.checkpoint.path
                 raise FileError(f"{path}: does not hold what a checkpoint holds: {error}") from None
             with file_errors(self.checkpoint.path):  # else the next save would put what is damaged

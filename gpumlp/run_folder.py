@@ -25,7 +25,7 @@ from .tensorboard import TensorBoard
 from .trainer import Trainer
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder
-ENVIRONMENT, LOG = "env.json", "run.log"
+ENVIRONMENT, LOG, CHECKPOINTS = "env.json", "run.log", "checkpoints"
 NEW = ".new"  # ends the names of folders that are being made
 
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Schedule(ABC):
         """Return what was learned from the observations, as values that JSON can hold."""
         return {}
 
-    def load_state(self, state: Mapping[str, float | int | None]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned. Raises ValueError when the keys are not those."""
         if set(state) != set(self.state()):
             raise ValueError(f"a {type(self).__name__} schedule has no state {sorted(state)}")
@@ -234,11 +235,12 @@ class Plateau(Schedule):
             "resting": self._resting,
         }
 
-    def load_state(self, state: Mapping[str, float | int | None]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned. Raises ValueError when the keys are not those."""
         super().load_state(state)
-        for name, value in state.items():
-            setattr(self, f"_{name}", value)
+        scale, best, bad, resting = (state[name] for name in self.state())
+        numbers = float(scale), None if best is None else float(best), int(bad), int(resting)
+        self._scale, self._best, self._bad, self._resting = numbers
 
 
 @dataclass
@@ -271,7 +273,7 @@ class Warmup(Schedule):
         """Return the other schedule's state."""
         return self.schedule.state()
 
-    def load_state(self, state: Mapping[str, float | int | None]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Load the other schedule's state."""
         self.schedule.load_state(state)
 

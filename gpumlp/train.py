@@ -13,18 +13,26 @@ from typing import Any
 from . import __version__
 from .build import best_epoch
 from .callbacks import ProgressBar
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, newest
 from .config import Config
 from .config_file import config_text, dump_config, load_config, shipped_configs
 from .console import guarded
 from .dry_run import dry_run, dry_run_report
 from .environment import describe
-from .errors import ConfigError, DivergedError, FileError, GpumlpError
+from .errors import ConfigError, DivergedError, FileError, GpumlpError, StateError
 from .experiment import Experiment
 from .plots import plots_wanted, write_plots
 from .report import details, introduction, profile_table, result
 from .resume import Resumed, config_of, finished_summary, is_run, resume_hint
-from .run_folder import LOG, RunFolder, check_free, default_path, log_callbacks, to_json
+from .run_folder import (
+    CHECKPOINTS,
+    LOG,
+    RunFolder,
+    check_free,
+    default_path,
+    log_callbacks,
+    to_json,
+)
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
 from .trainer import Trainer
@@ -164,7 +172,7 @@ def trainer_of(
     if not options.quiet:
         callbacks.append(ProgressBar(bar=not options.no_progress))
     checkpoints = Checkpoints(
-        folder.path / "checkpoints",
+        folder.path / CHECKPOINTS,
         **config.checkpoint.model_dump(),
         facts={"data": experiment.data.facts},
     )
@@ -181,6 +189,9 @@ def logged(folder: RunFolder, say: Say) -> Iterator[None]:
     except SystemExit:
         say(f"stopped; {resume_hint(folder.path)}")
         raise
+    except StateError as error:
+        folder.log(str(error))
+        raise FileError(f"{newest(folder.path / CHECKPOINTS)}: {error}") from None
     except (GpumlpError, MemoryError, OSError) as error:
         with suppress(FileError):
             folder.log(str(error))

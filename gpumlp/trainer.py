@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from .backend import Array
-from .engine import ENGINES, Batches, Engine, Progress, TrainingStep, get_engine
+from .engine import ENGINES, Batches, Engine, TrainingStep, get_engine
 from .engine.divergence import EpochStart, not_finite
 from .errors import DivergedError
 from .events import Callback, History, Record
@@ -24,7 +24,7 @@ from .out_of_memory import explained, of_prediction, of_training
 from .ranges import check_number, whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
-from .training_state import State, progress_of, put_callback_states, put_state, take_state
+from .training_state import Resumption, State, put_callback_states, put_state, take_state
 
 PROGRESS_SECONDS = 0.1
 
@@ -115,7 +115,7 @@ class Trainer:
         self.interrupted = False  # whether the last `fit` was broken off by `interrupt`
         self.began = 0, 0  # epoch and step at which the last `fit` began
         self.under_way: TrainingStep | None = None  # of an epoch that has begun and not ended
-        self._resumed: State | None = None
+        self._resumed: Resumption | None = None
         self._seconds, self._fit_began, self._epoch_began = 0.0, 0.0, 0.0
 
     @property
@@ -168,11 +168,11 @@ class Trainer:
         """Go back to a `state`, of this or of another trainer that was made alike.
 
         Where the state is of a `fit` under way, the next `fit`, with the same data and arguments,
-        goes on with it, and ends with the bits of one that was never interrupted. Raises ValueError
-        when the state is of another network, optimizer, schedule or other callbacks.
+        goes on with it, and ends with the bits of one that was never interrupted. Raises
+        StateError, a ValueError, when the state is of another network, optimizer, schedule or other
+        callbacks; `fit` does when it is of other data.
         """
-        put_state(self, state)
-        self._resumed = state
+        self._resumed = put_state(self, state)
 
     @explained(of_training)
     def fit(
@@ -213,13 +213,11 @@ class Trainer:
         self.engine = engine.name
         resumed, self._resumed = self._resumed, None
         self.interrupted, self.stop_reason, self.best_epoch = False, None, None
-        progress = None
         if resumed is None:
             self.began = self.epoch, self.step
         else:
-            self.stop_reason, self.best_epoch = resumed["stop_reason"], resumed["best_epoch"]
-            progress = progress_of(resumed)
-        first_epoch, first_step = self.began
+            self.stop_reason, self.best_epoch = resumed.stop_reason, resumed.best_epoch
+        under_way, (first_epoch, first_step) = False, self.began
         self.last_epoch = first_epoch + epochs
         self.last_step = first_step + epochs * batches.steps
         if max_steps is not None:
@@ -227,15 +225,16 @@ class Trainer:
             self.last_epoch = first_epoch + -(-(self.last_step - first_step) // batches.steps)
         start = EpochStart(training, engine)
         largest = self.model.operations_of_largest_product(batches.size)
-        self._fit_began = perf_counter() - (resumed["seconds"] if resumed else 0.0)
+        self._fit_began = perf_counter() - (resumed.seconds if resumed else 0.0)
         try:
             self._call("on_train_begin")
             if resumed is not None:
-                put_callback_states(self, resumed)
+                put_callback_states(self, resumed.callbacks)
+                under_way = resumed.progress is not None
             with self.model.backend.threads_for(largest):
-                while (progress or self.step < self.last_step) and self.stop_reason is None:
-                    self._epoch(engine, training, start, held_out, progress)
-                    progress = None
+                while (under_way or self.step < self.last_step) and self.stop_reason is None:
+                    self._epoch(engine, training, start, held_out, resumed if under_way else None)
+                    under_way = False
         finally:
             self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
@@ -288,13 +287,13 @@ class Trainer:
         training: TrainingStep,
         start: EpochStart,
         held_out: Samples | None,
-        progress: tuple[Progress, float] | None,
+        resumed: Resumption | None,
     ) -> None:
         """Run one epoch, or what is left of it, up to `last_step`, and add its record.
 
-        `progress` says how far it had come, and in how many seconds, before it was interrupted.
+        `resumed` says how far it had come, and in how many seconds, before it was interrupted.
         """
-        done, seconds = progress or (None, 0.0)
+        done, seconds = (resumed.progress, resumed.epoch_seconds) if resumed else (None, 0.0)
         first = self.step - (done.position if done else 0)
         factors = self.schedule.table(first, training.batches.steps)
         self.epoch += 1

@@ -5,19 +5,37 @@ step, so there is no generator to save: parameters, what the optimizer and callb
 far the epoch has come, and the history are everything.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .engine import Progress
-from .events import Callback
+from .errors import StateError
+from .events import Callback, Record
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 # Nested dicts of what JSON can hold, and of NumPy arrays; under "parameters" one for each name.
 State = dict[str, Any]
+LARGEST = 2**53  # number of steps or epochs
+OF_EVERY_EPOCH = ("epoch", "step", "lr", "loss", "seconds", "samples_per_s")
+
+
+class Resumption(NamedTuple):
+    """What `fit` goes on with: of a state, what belongs to the `fit` that was under way.
+
+    `progress` says how far the epoch had come, in `epoch_seconds`; it is None between two epochs.
+    """
+
+    progress: Progress | None
+    epoch_seconds: float
+    seconds: float
+    best_epoch: int | None
+    stop_reason: str | None
+    callbacks: dict[str, dict[str, Any]]
 
 
 def take_state(trainer: "Trainer") -> State:
@@ -43,54 +61,97 @@ def take_state(trainer: "Trainer") -> State:
     }
 
 
-def put_state(trainer: "Trainer", state: Mapping[str, Any]) -> None:
-    """Give a trainer a state, but for what belongs to the epoch under way and to callbacks.
+def put_state(trainer: "Trainer", state: Mapping[str, Any]) -> Resumption:
+    """Give a trainer a state, but for what it returns, which belongs to the next `fit`.
 
-    Raises ValueError, before anything is changed, when the state is of another network, optimizer,
-    schedule or other callbacks.
+    Raises StateError, before anything is changed, when the state is none, or of another network,
+    optimizer, schedule or other callbacks.
     """
     model, optimizer = trainer.model, trainer.optimizer
     optimizer.bind(model.flat, model.backend)
     arrays = {f"parameter {p.name}": p.value for p in model.parameters}
     arrays |= {f"the optimizer's {name}": array for name, array in optimizer.arrays.items()}
-    given = {f"parameter {name}": array for name, array in state["parameters"].items()}
-    given |= {f"the optimizer's {name}": array for name, array in state["optimizer"].items()}
+    with _state_errors():
+        given = {f"parameter {name}": array for name, array in state["parameters"].items()}
+        given |= {f"the optimizer's {name}": array for name, array in state["optimizer"].items()}
+        _check_arrays(arrays, given)
+        resumption = _resumption(state)
+        remembered = {name for name, callback in _named(trainer.callbacks) if callback.state()}
+        if remembered != resumption.callbacks.keys():
+            different = ", ".join(sorted(remembered ^ resumption.callbacks.keys()))
+            raise StateError(f"the state is of other callbacks: {different}")
+        epoch, step = _whole(state["epoch"]), _whole(state["step"])
+        first = step - (resumption.progress.position if resumption.progress else 0)
+        began = _whole(state["began"][0]), _whole(state["began"][1])
+        history = [_record(record) for record in state["history"]]
+        if first < 0 or began > (epoch, step) or began[1] > step:
+            raise StateError(f"the state is none: step {step}, of a training since step {began[1]}")
+        trainer.schedule.load_state(state["schedule"])
+    for name, array in arrays.items():
+        array[...] = model.backend.asarray(given[name], array.dtype)
+    trainer.epoch, optimizer.steps, trainer.began = epoch, step, began
+    trainer.history[:] = history
+    return resumption
+
+
+def _check_arrays(arrays: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if given.keys() != arrays.keys():
         different = ", ".join(sorted(given.keys() ^ arrays.keys()))
-        raise ValueError(f"the state is of another network or optimizer: {different}")
+        raise StateError(f"the state is of another network or optimizer: {different}")
     for name, array in arrays.items():
         if given[name].shape != array.shape or given[name].dtype != array.dtype:
-            raise ValueError(
+            raise StateError(
                 f"the state is of another network: {name} is {given[name].dtype} "
                 f"{given[name].shape}, not {array.dtype} {array.shape}"
             )
-    remembered = {name for name, callback in _named(trainer.callbacks) if callback.state()}
-    if remembered != state["callbacks"].keys():
-        different = ", ".join(sorted(remembered ^ state["callbacks"].keys()))
-        raise ValueError(f"the state is of other callbacks: {different}")
-    trainer.schedule.load_state(state["schedule"])
-    for name, array in arrays.items():
-        array[...] = model.backend.asarray(given[name], array.dtype)
-    trainer.epoch, optimizer.steps = int(state["epoch"]), int(state["step"])
-    epoch, step = state["began"]
-    trainer.began = int(epoch), int(step)
-    trainer.history[:] = [dict(record) for record in state["history"]]
 
 
-def put_callback_states(trainer: "Trainer", state: Mapping[str, Any]) -> None:
-    """Give callbacks the states that they had."""
+def _resumption(state: Mapping[str, Any]) -> Resumption:
+    progress, seconds, found = None, 0.0, state["progress"]
+    if found is not None:
+        sums = (np.asarray(found[name], np.float64) for name in ("losses", "correct"))
+        progress, seconds = Progress(_whole(found["position"]), *sums), float(found["seconds"])
+    best_epoch, reason = state["best_epoch"], state["stop_reason"]
+    return Resumption(
+        progress,
+        seconds,
+        float(state["seconds"]),
+        None if best_epoch is None else _whole(best_epoch),
+        None if reason is None else str(reason),
+        {name: dict(remembered) for name, remembered in state["callbacks"].items()},
+    )
+
+
+def put_callback_states(trainer: "Trainer", states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give callbacks the states that they had. Raises StateError when they are none."""
     for name, callback in _named(trainer.callbacks):
-        if name in state["callbacks"]:
-            callback.load_state(state["callbacks"][name])
+        if name in states:
+            with _state_errors(f" of {name}"):
+                callback.load_state(states[name])
 
 
-def progress_of(state: Mapping[str, Any]) -> tuple[Progress, float] | None:
-    """Return how far the epoch had come and the seconds it had taken; None between two epochs."""
-    found = state["progress"]
-    if found is None:
-        return None
-    sums = (np.asarray(found[name], np.float64) for name in ("losses", "correct"))
-    return Progress(int(found["position"]), *sums), float(found["seconds"])
+@contextmanager
+def _state_errors(of: str = "") -> Iterator[None]:
+    """Turn what a made-up state raises into a StateError."""
+    try:
+        yield
+    except StateError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise StateError(f"the state{of} is none: {error!r}") from error
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value or not 0 <= value <= LARGEST:
+        raise StateError(f"the state is none: {value!r} steps or epochs")
+    return int(value)
+
+
+def _record(given: Mapping[str, Any]) -> Record:
+    record = dict(given)
+    for name in OF_EVERY_EPOCH:
+        record[name] + 0.0
+    return record
 
 
 def _named(callbacks: list[Callback]) -> list[tuple[str, Callback]]:

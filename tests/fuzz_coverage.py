@@ -5,8 +5,9 @@
 
 An input is a finding if a reader raises anything but an error of gpumlp, takes a second of CPU or
 512 MB of memory, ends the process, or accepts what is no whole table, configuration or model. Where
-a checksum would refuse every change (npz, model) the inputs are what stands below it, and the file
-around them is made anew. Findings are kept in FOLDER/findings; the exit code is 1 if there are any.
+a checksum would refuse every change (npz, model, checkpoint) the inputs are what stands below it,
+and the file around them is made anew. Findings are kept in FOLDER/findings; the exit code is 1 if
+there are any.
 """
 
 import argparse
@@ -34,9 +35,12 @@ import tomli_w
 from safetensors.numpy import save
 
 HERE = Path(__file__).resolve().parent
-INSTRUMENTED = ("gpumlp.data", "gpumlp.config_file", "gpumlp.saved_model", "gpumlp.tensor_file")
+INSTRUMENTED = (
+    *("gpumlp.data", "gpumlp.config_file", "gpumlp.saved_model", "gpumlp.tensor_file"),
+    *("gpumlp.checkpoints", "gpumlp.training_state", "gpumlp.schedules", "gpumlp.callbacks"),
+)
 MEMORY = 512 * 2**20
-READERS = ("csv", "idx", "npy", "npz", "parquet", "toml", "set", "model")
+READERS = ("csv", "idx", "npy", "npz", "parquet", "toml", "set", "model", "checkpoint")
 MOST_STARTS = 20  # of the fuzzer, where inputs end it
 LONGEST = 4096  # bytes of an input
 CUT = b"\n---\n"  # between the parts of a model
@@ -48,7 +52,7 @@ WORDS = {
     "parquet": ["PAR1"],
     "model": ["null", "true", "[]", "{}", '"target_scaler"', '"class_weight"', '"minmax"', "nan"],
 }
-WORDS["npz"] = WORDS["npy"]
+WORDS["npz"], WORDS["checkpoint"] = WORDS["npy"], WORDS["model"]
 WORDS["toml"] = WORDS["set"] = [
     *("[[", "]]", '"""', "'''", "0x", "inf", "1979-05-27T07:32:00", "{ ", " = ", "\\u00e9"),
     *("data.source", "model.hidden", "model.layers", "optimizer.lr", "loss.class_weight"),
@@ -77,6 +81,8 @@ net.1.weight float32 2,3 -1
 net.1.bias float32 2 0
 scaler.offset float64 3 0
 scaler.factor float64 3 1"""
+
+ROWS = np.arange(12, dtype=np.float32).reshape(6, 2) / 12
 
 
 class Finding(Exception):  # noqa: N818
@@ -110,6 +116,8 @@ def seeds(reader):
             CUT.join(part.encode() for part in (MODEL, json.dumps(ABOUT), TENSORS)),
             CUT.join(part.encode() for part in (regression, json.dumps(other), TENSORS + scaler)),
         ]
+    if reader == "checkpoint":
+        return [broken_off(step) for step in (2, 3, 5, 6)]
     from gpumlp.config_file import shipped_configs
 
     files = [path.read_bytes() for path in shipped_configs().values()]
@@ -173,6 +181,65 @@ def try_model(content, folder):
     load_model(path)
 
 
+def small_trainer(*callbacks):
+    """A trainer of 3 steps an epoch, all of whose parts remember something."""
+    from gpumlp.callbacks import EarlyStopping
+    from gpumlp.gradients.norms import GradientNorms
+    from gpumlp.losses import MeanSquaredError
+    from gpumlp.model import multilayer_perceptron
+    from gpumlp.optimizers import Adam
+    from gpumlp.schedules import Plateau
+    from gpumlp.trainer import Trainer
+
+    watching = [EarlyStopping("loss"), GradientNorms(ROWS, ROWS[:, :1]), *callbacks]
+    model, options = multilayer_perceptron([2, 3, 1]), {"schedule": Plateau(), "batch_size": 2}
+    options |= {"callbacks": watching, "engine": "eager"}
+    return Trainer(model, MeanSquaredError(), Adam(), **options)
+
+
+def broken_off(step):
+    """A checkpoint of a small training after so many steps, as JSON and lines of tensors."""
+    from gpumlp.checkpoints import Checkpoints
+    from gpumlp.events import Callback
+    from gpumlp.tensor_file import read_tensors
+
+    class BreakOff(Callback):
+        every_steps = step
+
+        def on_step(self, trainer):
+            trainer.interrupt("enough")
+
+    with tempfile.TemporaryDirectory() as folder:
+        small_trainer(BreakOff(), Checkpoints(folder)).fit(ROWS, ROWS[:, :1], epochs=2)
+        tensors, about = read_tensors(Path(folder, "last.safetensors"))
+    about["history"] = json.loads(tensors.pop("training/history").tobytes())
+    lines = [
+        f"{name} {array.dtype} {','.join(map(str, array.shape))} {array.flat[0]}"
+        for name, array in tensors.items()
+    ]
+    return CUT.join(part.encode() for part in ("", json.dumps(about), "\n".join(lines)))
+
+
+def try_checkpoint(content, folder):
+    """Go on with a training from a checkpoint whose checksum is right, and save it again."""
+    from gpumlp.checkpoints import Checkpoints, newest_checkpoint
+    from gpumlp.errors import DivergedError, StateError
+
+    place = folder / "checkpoints"
+    place.mkdir(exist_ok=True)
+    (place / "last-1.safetensors").unlink(missing_ok=True)
+    path = place / "last.safetensors"
+    path.write_bytes(model_bytes(content) if CUT in content else content)
+    trainer = small_trainer(Checkpoints(place))
+    try:
+        trainer.load_state(newest_checkpoint(place).state)
+        trainer.fit(ROWS, ROWS[:, :1], epochs=2)
+    except (StateError, DivergedError):
+        return
+    if newest_checkpoint(place).state["step"] != trainer.step:
+        raise Finding("what was gone on with is not saved")
+
+
 def check_model(model):
     """Raise Finding if the parts of a model do not belong together."""
     task, classes, outputs = model.targets.task, model.targets.classes, model.targets.outputs
@@ -208,6 +275,9 @@ def model_bytes(content):
     if isinstance(about, dict):
         about.setdefault("config", config.decode("utf-8", "replace"))
     tensors = dict(map(tensor, lines.decode("utf-8", "replace").splitlines()[:20]))
+    if isinstance(about, dict) and "history" in about:  # of a checkpoint: text in a tensor
+        history = json.dumps(about.pop("history")).encode()
+        tensors["training/history"] = np.frombuffer(history, np.uint8)
     return save(tensors, {"gpumlp": signed(tensors, about)})
 
 
@@ -236,7 +306,7 @@ def mutate_model(content, size, seed):
     draw = random.Random(seed)
     parts = content.split(CUT)
     try:
-        which = draw.randrange(4)
+        which = draw.randrange(0 if parts[0] else 1, 4)  # a checkpoint here has no configuration
         if which == 0:
             config = tomllib.loads(parts[0].decode())
             *sections, key = draw.choice(list(known_keys())).replace("[0]", "").split(".")
@@ -310,6 +380,7 @@ def fuzz(reader, folder, arguments):
     names = {".".join(file.parts).removesuffix(".__init__") for file in files}
     others = {n for n in names if not any(f"{n}.".startswith(f"{i}.") for i in INSTRUMENTED)}
     with atheris.instrument_imports(include=["gpumlp"], exclude=others):
+        import gpumlp.checkpoints
         import gpumlp.config_file
         import gpumlp.data.prepare
         import gpumlp.saved_model  # noqa: F401
@@ -327,6 +398,8 @@ def fuzz(reader, folder, arguments):
                 try_config(reader, content, scratch)
             elif reader == "model":
                 try_model(content, scratch)
+            elif reader == "checkpoint":
+                try_checkpoint(content, scratch)
             else:
                 try_table(reader, content, scratch)
         except (ConfigError, DataError, FileError) as error:
@@ -342,7 +415,7 @@ def fuzz(reader, folder, arguments):
         try_one(content)  # what is imported late is imported now
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    mutator = {"custom_mutator": mutate_model} if reader == "model" else {}
+    mutator = {"custom_mutator": mutate_model} if reader in ("model", "checkpoint") else {}
     atheris.Setup([sys.argv[0], *arguments], try_one, **mutator)
     atheris.Fuzz()
 

@@ -44,7 +44,7 @@ def fuzz(reader: str) -> Row:
     return Row("F7", f"fuzz by coverage: {reader}", ("fuzz_coverage.py", reader), {})
 
 
-READERS = ("csv", "idx", "npy", "npz", "parquet", "toml", "set", "model")
+READERS = ("csv", "idx", "npy", "npz", "parquet", "toml", "set", "model", "checkpoint")
 CUDA = "test_an_explicit_device_that_is_missing or test_a_cupy_that or test_auto_takes_the_cpu"
 ROWS = (
     tests("F1", "kill -9, resume", "test_resume_kills.py", GPUMLP_F1="500"),

@@ -23,6 +23,7 @@ from fuzz_coverage import (
     report,
     seeds,
     tensor,
+    try_checkpoint,
     try_config,
     try_model,
     try_table,
@@ -42,6 +43,8 @@ def test_the_first_inputs_are_read(tmp_path, reader):
     for content in seeds(reader):
         if reader == "model":
             try_model(content, tmp_path)
+        elif reader == "checkpoint":
+            try_checkpoint(content, tmp_path)
         elif reader == "toml":
             try_config(reader, content, tmp_path)
         elif reader == "set":  # lines of any section

@@ -455,6 +455,21 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: tensors.pop("training/history"),
         lambda tensors, facts: tensors.update({"training/history": np.zeros(3, np.uint8)}),
         lambda tensors, facts: tensors.update({"training/step/0": np.zeros(3, np.uint8)}),
+        lambda tensors, facts: tensors.update({"training/history/0": np.zeros(3, np.uint8)}),
+        lambda tensors, facts: facts["training"].update(step=-1),
+        lambda tensors, facts: facts["training"].update(step=True),
+        lambda tensors, facts: facts["training"].update(step=2**60),
+        lambda tensors, facts: facts["training"].update(began=[0, 2**50]),
+        lambda tensors, facts: facts["training"].update(seconds="long"),
+        lambda tensors, facts: facts["training"].update(best_epoch=[]),
+        lambda tensors, facts: facts["training"].update(callbacks=[]),
+        lambda tensors, facts: facts["training"]["progress"].update(position=999),
+        lambda tensors, facts: facts["training"]["progress"].pop("seconds"),
+        lambda tensors, facts: facts["training"]["callbacks"]["BestEpoch"].update(best="best"),
+        lambda tensors, facts: tensors.update(
+            {"training/callbacks/BestEpoch/values": np.zeros(1, np.float32)}
+        ),
+        lambda tensors, facts: tensors.update({"training/history": np.frombuffer(b"[{}]", "u1")}),
         lambda tensors, facts: tensors.update({"net.0.bias": np.zeros(3, np.float32)}),
     ],
 )

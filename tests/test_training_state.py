@@ -346,7 +346,7 @@ def test_the_state_of_other_data_is_refused(tmp_path):
     fit(trainer_of(BreakOff(STEPS - 1), Checkpoints(tmp_path)))
     trainer = trainer_of()
     trainer.load_state(newest_checkpoint(tmp_path).state)
-    with pytest.raises(ValueError, match="4 steps of an epoch that has 1"):
+    with pytest.raises(ValueError, match="other data: 4 steps of an epoch of 1"):
         trainer.fit(X[:9], LABELS[:9])
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array, Backend, RecordingBackend
+from ..errors import StateError
 from ..layers import Layer
 from ..losses import Loss
 from ..model import Sequential
@@ -191,15 +192,17 @@ class TrainingStep:
     def rewind(self, progress: Progress | None = None) -> None:
         """Go back to the first step of the epoch, or to where it was; the parameters stay.
 
-        Raises ValueError when the progress is of other data.
+        Raises StateError when the progress is of other data.
         """
         position, losses, correct = progress or (0, 0.0, 0.0)
         if not 0 <= position <= self.batches.steps:
-            raise ValueError(f"{position} steps of an epoch that has {self.batches.steps}")
+            steps = self.batches.steps
+            raise StateError(f"the state is of other data: {position} steps of an epoch of {steps}")
         self._clock[...] = self.batches.position = position
         for total, kept in ((self._losses, losses), (self._correct, correct)):
             if np.shape(kept) not in ((), total.shape):
-                raise ValueError(f"sums of {np.shape(kept)} rows in batches of {total.shape}")
+                rows = f"sums of {np.shape(kept)} rows in batches of {total.shape}"
+                raise StateError(f"the state is of other data: {rows}")
             total[...] = self.backend.asarray(kept, np.float64)
         self.refresh()
 

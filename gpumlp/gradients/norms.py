@@ -81,7 +81,7 @@ class GradientNorms(Callback):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned."""
-        self.initial = dict(state["initial"])
+        self.initial = {name: float(norm) for name, norm in state["initial"].items()}
 
     def _norms(self, trainer: Trainer) -> dict[str, float]:
         model = trainer.model
