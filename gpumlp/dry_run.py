@@ -7,7 +7,7 @@ from typing import Any
 from .build import best_epoch, steps_per_epoch
 from .callbacks import format_record
 from .checkpoints import checkpoint_content
-from .events import Record
+from .events import Callback, Record
 from .experiment import Experiment
 from .gradients.norms import GradientNorms
 from .out_of_memory import parameter_bytes
@@ -24,6 +24,19 @@ TRAINED = 1.05  # there is more in pictures of a trained network
 STAMP = len("2026-01-01T00:00:00Z ")
 
 
+class CheckpointSize(Callback):
+    """Notes the bytes of a checkpoint, and of the model in it, at the end of an epoch."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """Note them."""
+        model = self._experiment.saved_model(trainer).content()
+        self.model = file_size(*model)
+        self.checkpoint = file_size(*checkpoint_content(trainer, model))
+
+
 def dry_run(experiment: Experiment) -> dict[str, Any]:
     """Do all once that a run does: a step, validation, evaluation, plots; nothing is written.
 
@@ -36,13 +49,14 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     callbacks = best_epoch(config)
     if config.log.gradient_norms:
         callbacks.append(GradientNorms(train.x, train.y, train.sample_weight))
-    trainer = experiment.fit(experiment.trainer(callbacks), max_steps=1)
+    sizes = CheckpointSize(experiment)
+    trainer = experiment.fit(experiment.trainer([*callbacks, sizes]), max_steps=1)
     experiment.evaluate(trainer)
     steps = steps_per_epoch(config, len(train.x))
     arrays = [
         a for part in experiment.data.parts.values() for a in (part.x, part.y, part.sample_weight)
     ]
-    disk = _disk(experiment, trainer)
+    disk = _disk(experiment, trainer, sizes)
     return {
         "loss": trainer.history[0]["loss"],
         "parameters": network.flat.count,
@@ -58,11 +72,9 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _disk(experiment: Experiment, trainer: Trainer) -> dict[str, int]:
+def _disk(experiment: Experiment, trainer: Trainer, sizes: CheckpointSize) -> dict[str, int]:
     """Return the bytes of what a run writes, which is all there but for later epochs."""
-    config, record = experiment.config, trainer.history[0]
-    model = experiment.saved_model(trainer).content()
-    checkpoint, keep = file_size(*checkpoint_content(trainer, model)), config.checkpoint
+    config, record, keep = experiment.config, trainer.history[0], experiment.config.checkpoint
     line = len(to_json(record)) + 1
     best = config.data.val is not None or config.early_stopping is not None
     log = STAMP + len(format_record(record, config.train.epochs)) + 1
@@ -73,9 +85,9 @@ def _disk(experiment: Experiment, trainer: Trainer) -> dict[str, int]:
         found = replace(found, records=_made_up(record, config.train.epochs))
         plots = round(TRAINED * sum(map(len, draw(found).values())))
     return {
-        "model": file_size(*model),
-        "checkpoints": keep.keep_last * (checkpoint + line * (config.train.epochs - 1))
-        + (file_size(*model) if best and keep.keep_best else 0),
+        "model": sizes.model,
+        "checkpoints": keep.keep_last * (sizes.checkpoint + line * (config.train.epochs - 1))
+        + (sizes.model if best and keep.keep_best else 0),
         "metrics": each * config.train.epochs,
         "plots": plots,
         "other": OTHER,

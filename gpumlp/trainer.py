@@ -24,7 +24,14 @@ from .out_of_memory import explained, of_prediction, of_training
 from .ranges import check_number, whole_number
 from .samples import Samples, as_class_weight, as_samples
 from .schedules import Constant, Schedule
-from .training_state import Resumption, State, put_callback_states, put_state, take_state
+from .training_state import (
+    Fit,
+    State,
+    callback_states,
+    put_callback_states,
+    put_state,
+    take_state,
+)
 
 PROGRESS_SECONDS = 0.1
 
@@ -115,8 +122,10 @@ class Trainer:
         self.interrupted = False  # whether the last `fit` was broken off by `interrupt`
         self.began = 0, 0  # epoch and step at which the last `fit` began
         self.under_way: TrainingStep | None = None  # of an epoch that has begun and not ended
-        self._resumed: Resumption | None = None
-        self._seconds, self._fit_began, self._epoch_began = 0.0, 0.0, 0.0
+        self._stopped: str | None = None  # why `stop` was called, also if an interruption was first
+        self._resumed: Fit | None = None  # what the next `fit` goes on with
+        self._fit_began: float | None = None  # None where no `fit` is under way
+        self._seconds, self._epoch_began = 0.0, 0.0
 
     @property
     def step(self) -> int:
@@ -125,7 +134,8 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End training after the event under way; `stop_reason` keeps why."""
-        self.stop_reason = self.stop_reason or reason  # the first one counts
+        self._stopped = self._stopped or reason  # the first one counts
+        self.stop_reason = self.stop_reason or reason
 
     def interrupt(self, reason: str) -> None:
         """Break training off after the event under way; `stop_reason` keeps why.
@@ -140,18 +150,38 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Seconds that the last `fit` took, or has taken so far, without those between two runs."""
-        return perf_counter() - self._fit_began if self._fit_began else self._seconds
+        if self._fit_began is None:
+            return self._seconds
+        return perf_counter() - self._fit_began
 
     @property
     def epoch_seconds(self) -> float:
         """Seconds since the epoch under way began, without those between two runs."""
         return perf_counter() - self._epoch_began
 
+    @property
+    def fit_under_way(self) -> Fit | None:
+        """What the `fit` under way has come to, or what the next one goes on with; None for none.
+
+        Raises ValueError after a `fit` that was interrupted.
+        """
+        if self._fit_began is None:
+            if self.interrupted:
+                raise ValueError("the last fit was interrupted: callbacks can take its state then")
+            return self._resumed
+        progress = None if self.under_way is None else self.under_way.progress
+        seconds = 0.0 if self.under_way is None else self.epoch_seconds
+        callbacks = callback_states(self)
+        return Fit(
+            self.began, self.seconds, self.best_epoch, self._stopped, progress, seconds, callbacks
+        )
+
     def state(self) -> State:
         """Return all that `load_state` needs to go on from here, to the bit: arrays and facts.
 
         For callbacks, and between two calls of `fit`. On a CPU arrays are the trainer's own: write
-        or copy them before the next step.
+        or copy them before the next step. Raises ValueError after a `fit` that was interrupted,
+        whose state callbacks can take while it ends.
 
         >>> from gpumlp.losses import MeanSquaredError
         >>> from gpumlp.model import multilayer_perceptron
@@ -169,10 +199,10 @@ class Trainer:
 
         Where the state is of a `fit` under way, the next `fit`, with the same data and arguments,
         goes on with it, and ends with the bits of one that was never interrupted. Raises
-        StateError, a ValueError, when the state is of another network, optimizer, schedule or other
-        callbacks; `fit` does when it is of other data.
+        StateError, a ValueError, when the state is of a trainer that was made otherwise, or has
+        other callbacks; `fit` does when it is of other data.
         """
-        self._resumed = put_state(self, state)
+        self._resumed, self.interrupted = put_state(self, state), False
 
     @explained(of_training)
     def fit(
@@ -211,13 +241,13 @@ class Trainer:
         training = self.training_step(x, y, sample_weight)
         batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
-        resumed, self._resumed = self._resumed, None
-        self.interrupted, self.stop_reason, self.best_epoch = False, None, None
-        if resumed is None:
-            self.began = self.epoch, self.step
-        else:
-            self.stop_reason, self.best_epoch = resumed.stop_reason, resumed.best_epoch
-        under_way, (first_epoch, first_step) = False, self.began
+        resumed = self._resumed or Fit((self.epoch, self.step), 0.0, None, None, None, 0.0, {})
+        training.check(resumed.progress)
+        self.began, self.best_epoch, self._stopped = resumed.began, resumed.best_epoch, None
+        self.interrupted, self.stop_reason = False, None
+        if resumed.stop_reason is not None:
+            self.stop(resumed.stop_reason)
+        first_epoch, first_step = self.began
         self.last_epoch = first_epoch + epochs
         self.last_step = first_step + epochs * batches.steps
         if max_steps is not None:
@@ -225,20 +255,19 @@ class Trainer:
             self.last_epoch = first_epoch + -(-(self.last_step - first_step) // batches.steps)
         start = EpochStart(training, engine)
         largest = self.model.operations_of_largest_product(batches.size)
-        self._fit_began = perf_counter() - (resumed.seconds if resumed else 0.0)
+        self._fit_began = perf_counter() - resumed.seconds
         try:
             self._call("on_train_begin")
-            if resumed is not None:
-                put_callback_states(self, resumed.callbacks)
-                under_way = resumed.progress is not None
+            put_callback_states(self, resumed.callbacks)
+            self._resumed, under_way = None, resumed.progress is not None
             with self.model.backend.threads_for(largest):
-                while (under_way or self.step < self.last_step) and self.stop_reason is None:
+                while under_way or (self.step < self.last_step and self.stop_reason is None):
                     self._epoch(engine, training, start, held_out, resumed if under_way else None)
                     under_way = False
         finally:
             self.workspace_bytes = engine.nbytes
             self._call("on_train_end")
-            self._seconds, self._fit_began = self.seconds, 0.0
+            self._seconds, self._fit_began = self.seconds, None
         return self.history
 
     def training_step(self, x: Array, y: Array, sample_weight: Array | None = None) -> TrainingStep:
@@ -287,7 +316,7 @@ class Trainer:
         training: TrainingStep,
         start: EpochStart,
         held_out: Samples | None,
-        resumed: Resumption | None,
+        resumed: Fit | None,
     ) -> None:
         """Run one epoch, or what is left of it, up to `last_step`, and add its record.
 

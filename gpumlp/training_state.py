@@ -24,74 +24,101 @@ LARGEST = 2**53  # number of steps or epochs
 OF_EVERY_EPOCH = ("epoch", "step", "lr", "loss", "seconds", "samples_per_s")
 
 
-class Resumption(NamedTuple):
-    """What `fit` goes on with: of a state, what belongs to the `fit` that was under way.
+class Fit(NamedTuple):
+    """What a `fit` under way has come to, besides parameters, optimizer, schedule and history.
 
-    `progress` says how far the epoch had come, in `epoch_seconds`; it is None between two epochs.
+    `began` is the epoch and the step that it started from. `progress` says how far its epoch has
+    come, in `epoch_seconds`; None between two epochs.
     """
 
-    progress: Progress | None
-    epoch_seconds: float
+    began: tuple[int, int]
     seconds: float
     best_epoch: int | None
     stop_reason: str | None
+    progress: Progress | None
+    epoch_seconds: float
     callbacks: dict[str, dict[str, Any]]
 
 
 def take_state(trainer: "Trainer") -> State:
     """Return the state of a trainer; on a CPU its arrays are the trainer's own, not copies."""
-    to_numpy = trainer.model.backend.to_numpy
-    under_way = trainer.under_way
-    progress = None
-    if under_way is not None:
-        progress = under_way.progress._asdict() | {"seconds": trainer.epoch_seconds}
+    to_numpy, fit = trainer.model.backend.to_numpy, trainer.fit_under_way
+    under_way = None
+    if fit is not None:
+        progress = None if fit.progress is None else fit.progress._asdict()
+        under_way = fit._asdict() | {"began": list(fit.began), "progress": progress}
     return {
+        "made": _made(trainer),
         "parameters": {p.name: to_numpy(p.value) for p in trainer.model.parameters},
         "optimizer": {name: to_numpy(a) for name, a in trainer.optimizer.arrays.items()},
         "schedule": trainer.schedule.state(),
-        "epoch": trainer.epoch - (progress is not None),
+        "epoch": trainer.epoch - (trainer.under_way is not None),
         "step": trainer.step,
-        "began": list(trainer.began),
-        "seconds": trainer.seconds,
-        "best_epoch": trainer.best_epoch,
-        "stop_reason": None if trainer.interrupted else trainer.stop_reason,
         "history": [dict(record) for record in trainer.history],
-        "progress": progress,
-        "callbacks": {name: c.state() for name, c in _named(trainer.callbacks) if c.state()},
+        "fit": under_way,
     }
 
 
-def put_state(trainer: "Trainer", state: Mapping[str, Any]) -> Resumption:
+def callback_states(trainer: "Trainer") -> dict[str, dict[str, Any]]:
+    """Return what those callbacks remember that remember anything."""
+    states = {name: callback.state() for name, callback in _named(trainer.callbacks)}
+    return {name: state for name, state in states.items() if state}
+
+
+def put_state(trainer: "Trainer", state: Mapping[str, Any]) -> Fit | None:
     """Give a trainer a state, but for what it returns, which belongs to the next `fit`.
 
-    Raises StateError, before anything is changed, when the state is none, or of another network,
-    optimizer, schedule or other callbacks.
+    Raises StateError, before anything is changed, when the state is none, or of a trainer that was
+    made otherwise.
     """
     model, optimizer = trainer.model, trainer.optimizer
     optimizer.bind(model.flat, model.backend)
     arrays = {f"parameter {p.name}": p.value for p in model.parameters}
     arrays |= {f"the optimizer's {name}": array for name, array in optimizer.arrays.items()}
     with _state_errors():
+        _check_made(_made(trainer), state["made"])
         given = {f"parameter {name}": array for name, array in state["parameters"].items()}
         given |= {f"the optimizer's {name}": array for name, array in state["optimizer"].items()}
         _check_arrays(arrays, given)
-        resumption = _resumption(state)
-        remembered = {name for name, callback in _named(trainer.callbacks) if callback.state()}
-        if remembered != resumption.callbacks.keys():
-            different = ", ".join(sorted(remembered ^ resumption.callbacks.keys()))
-            raise StateError(f"the state is of other callbacks: {different}")
         epoch, step = _whole(state["epoch"]), _whole(state["step"])
-        first = step - (resumption.progress.position if resumption.progress else 0)
-        began = _whole(state["began"][0]), _whole(state["began"][1])
         history = [_record(record) for record in state["history"]]
-        if first < 0 or began > (epoch, step) or began[1] > step:
-            raise StateError(f"the state is none: step {step}, of a training since step {began[1]}")
+        fit = None if state["fit"] is None else _fit(state["fit"], epoch, step)
+        if fit is not None and callback_states(trainer).keys() != fit.callbacks.keys():
+            different = ", ".join(sorted(callback_states(trainer).keys() ^ fit.callbacks.keys()))
+            raise StateError(f"the state is of other callbacks: {different}")
         trainer.schedule.load_state(state["schedule"])
     for name, array in arrays.items():
         array[...] = model.backend.asarray(given[name], array.dtype)
-    trainer.epoch, optimizer.steps, trainer.began = epoch, step, began
-    trainer.history[:] = history
-    return resumption
+    trainer.epoch, optimizer.steps, trainer.history[:] = epoch, step, history
+    return fit
+
+
+def put_callback_states(trainer: "Trainer", states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give callbacks the states that they had. Raises StateError when they are none."""
+    for name, callback in _named(trainer.callbacks):
+        if name in states:
+            with _state_errors(f" of {name}"):
+                callback.load_state(states[name])
+
+
+def _made(trainer: "Trainer") -> dict[str, Any]:
+    """Return how a trainer is made, as far as its kind of training depends on it."""
+    return {
+        "layers": [repr(layer) for layer in trainer.model.layers],
+        "loss": type(trainer.loss).__name__,
+        "optimizer": type(trainer.optimizer).__name__,
+        "schedule": type(trainer.schedule).__name__,
+        "batch_size": trainer.batch_size,
+        "accumulate": trainer.accumulate,
+        "shuffle": trainer.shuffle,
+        "seed": trainer.seed,
+    }
+
+
+def _check_made(made: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    different = [f"{k} {given[k]!r}, not {made[k]!r}" for k in made if given[k] != made[k]]
+    if different:
+        raise StateError(f"the state is of another training: {'; '.join(different)}")
 
 
 def _check_arrays(arrays: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -106,28 +133,24 @@ def _check_arrays(arrays: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             )
 
 
-def _resumption(state: Mapping[str, Any]) -> Resumption:
-    progress, seconds, found = None, 0.0, state["progress"]
-    if found is not None:
-        sums = (np.asarray(found[name], np.float64) for name in ("losses", "correct"))
-        progress, seconds = Progress(_whole(found["position"]), *sums), float(found["seconds"])
-    best_epoch, reason = state["best_epoch"], state["stop_reason"]
-    return Resumption(
-        progress,
-        seconds,
-        float(state["seconds"]),
+def _fit(found: Mapping[str, Any], epoch: int, step: int) -> Fit:
+    """Return the `fit` of a state that has come to an epoch and a step."""
+    began, progress = (_whole(found["began"][0]), _whole(found["began"][1])), None
+    if found["progress"] is not None:
+        sums = (np.asarray(found["progress"][name], np.float64) for name in ("losses", "correct"))
+        progress = Progress(_whole(found["progress"]["position"]), *sums)
+    if began[0] > epoch or began[1] > step - (progress.position if progress else 0):
+        raise StateError(f"the state is none: epoch {epoch}, step {step}, but began at {began}")
+    best_epoch, reason = found["best_epoch"], found["stop_reason"]
+    return Fit(
+        began,
+        float(found["seconds"]),
         None if best_epoch is None else _whole(best_epoch),
         None if reason is None else str(reason),
-        {name: dict(remembered) for name, remembered in state["callbacks"].items()},
+        progress,
+        float(found["epoch_seconds"]),
+        {name: dict(remembered) for name, remembered in found["callbacks"].items()},
     )
-
-
-def put_callback_states(trainer: "Trainer", states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give callbacks the states that they had. Raises StateError when they are none."""
-    for name, callback in _named(trainer.callbacks):
-        if name in states:
-            with _state_errors(f" of {name}"):
-                callback.load_state(states[name])
 
 
 @contextmanager
@@ -150,7 +173,8 @@ def _whole(value: Any) -> int:
 def _record(given: Mapping[str, Any]) -> Record:
     record = dict(given)
     for name in OF_EVERY_EPOCH:
-        record[name] + 0.0
+        if not isinstance(record[name], int | float):
+            raise StateError(f"the state is none: {name} {record[name]!r} in the history")
     return record
 
 

@@ -441,7 +441,7 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: facts.update(training=[1]),
         lambda tensors, facts: facts["training"].pop("step"),
         lambda tensors, facts: facts["training"].update(step="x"),
-        lambda tensors, facts: facts["training"].update(began=3),
+        lambda tensors, facts: facts["training"]["fit"].update(began=3),
         lambda tensors, facts: facts.pop("config"),
         lambda tensors, facts: facts.pop("data"),
         lambda tensors, facts: facts.update(data=[1]),
@@ -457,17 +457,21 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: tensors.update({"training/step/0": np.zeros(3, np.uint8)}),
         lambda tensors, facts: tensors.update({"training/history/0": np.zeros(3, np.uint8)}),
         lambda tensors, facts: facts["training"].update(step=-1),
+        lambda tensors, facts: facts["training"].pop("made"),
+        lambda tensors, facts: facts["training"]["made"].update(batch_size=17),
         lambda tensors, facts: facts["training"].update(step=True),
         lambda tensors, facts: facts["training"].update(step=2**60),
-        lambda tensors, facts: facts["training"].update(began=[0, 2**50]),
-        lambda tensors, facts: facts["training"].update(seconds="long"),
-        lambda tensors, facts: facts["training"].update(best_epoch=[]),
-        lambda tensors, facts: facts["training"].update(callbacks=[]),
-        lambda tensors, facts: facts["training"]["progress"].update(position=999),
-        lambda tensors, facts: facts["training"]["progress"].pop("seconds"),
-        lambda tensors, facts: facts["training"]["callbacks"]["BestEpoch"].update(best="best"),
+        lambda tensors, facts: facts["training"]["fit"].update(began=[0, 2**50]),
+        lambda tensors, facts: facts["training"]["fit"].update(seconds="long"),
+        lambda tensors, facts: facts["training"]["fit"].update(best_epoch=[]),
+        lambda tensors, facts: facts["training"]["fit"].update(callbacks=[]),
+        lambda tensors, facts: facts["training"]["fit"]["progress"].update(position=999),
+        lambda tensors, facts: facts["training"]["fit"].pop("epoch_seconds"),
+        lambda tensors, facts: facts["training"]["fit"]["callbacks"]["BestEpoch"].update(
+            best="best"
+        ),
         lambda tensors, facts: tensors.update(
-            {"training/callbacks/BestEpoch/values": np.zeros(1, np.float32)}
+            {"training/fit/callbacks/BestEpoch/values": np.zeros(1, np.float32)}
         ),
         lambda tensors, facts: tensors.update({"training/history": np.frombuffer(b"[{}]", "u1")}),
         lambda tensors, facts: tensors.update({"net.0.bias": np.zeros(3, np.float32)}),

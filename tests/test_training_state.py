@@ -11,13 +11,13 @@ from gpumlp.backend import get_backend
 from gpumlp.callbacks import BestEpoch, EarlyStopping
 from gpumlp.checkpoints import Checkpoints, newest_checkpoint
 from gpumlp.engine import ENGINES
-from gpumlp.errors import DivergedError
+from gpumlp.errors import DivergedError, StateError
 from gpumlp.events import Callback
 from gpumlp.gradients.norms import GradientNorms
 from gpumlp.layers import Dense
 from gpumlp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from gpumlp.model import Sequential, multilayer_perceptron
-from gpumlp.optimizers import OPTIMIZERS, SGD, Adam
+from gpumlp.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from gpumlp.schedules import Cosine, Exponential, OneCycle, Plateau, Step, Warmup
 from gpumlp.trainer import Trainer
 
@@ -257,8 +257,8 @@ def test_an_epoch_that_was_broken_off_has_no_record_and_is_not_counted(tmp_path)
     trainer = fit(trainer_of(BreakOff(STEPS + 2), Checkpoints(tmp_path)))
     assert (trainer.epoch, trainer.step, len(trainer.history)) == (1, STEPS + 2, 1)
     state = newest_checkpoint(tmp_path).state
-    assert (state["epoch"], state["progress"]["position"]) == (1, 2)
-    assert state["stop_reason"] is None
+    assert (state["epoch"], state["fit"]["progress"]["position"]) == (1, 2)
+    assert state["fit"]["stop_reason"] is None
 
 
 def test_a_stop_ends_the_epoch_with_a_record_and_an_interruption_afterwards_does_nothing():
@@ -278,7 +278,7 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(tmp_path, monkeypatc
     clock = iter(range(10**6))
     monkeypatch.setattr("gpumlp.trainer.perf_counter", lambda: float(next(clock)))
     broken = fit(trainer_of(BreakOff(STEPS - 1), Checkpoints(tmp_path)))
-    spent = newest_checkpoint(tmp_path).state["progress"]["seconds"]
+    spent = newest_checkpoint(tmp_path).state["fit"]["epoch_seconds"]
     assert spent > 3
     again = trainer_of()
     again.load_state(newest_checkpoint(tmp_path).state)
@@ -323,31 +323,101 @@ def other(sizes=None, **options):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (other(optimizer=SGD(0.1)), "the optimizer's mean"),
+        (other(optimizer=SGD(0.1)), "optimizer 'Adam', not 'SGD'"),
+        (other(optimizer=AdamW(0.1)), "optimizer 'Adam', not 'AdamW'"),
         (other(backend=get_backend("cpu", "fp64")), "not float64"),
-        (other(schedule=Plateau()), "schedule"),
+        (other(schedule=Plateau()), "schedule 'Constant', not 'Plateau'"),
+        (other(batch_size=10), "batch_size 9, not 10"),
+        (other(seed=3), "seed 0, not 3"),
+        (other(accumulate=2), "accumulate 1, not 2"),
+        (other(shuffle=False), "shuffle True, not False"),
+        (other(dropout=0.3), "dropout=0.2"),
         (lambda: trainer_of(EarlyStopping()), "EarlyStopping"),
-        (other(sizes=[4, 6, 6, 3]), "2.weight"),
-        (other(sizes=[4, 7, 3]), "(7, 4)"),
+        (other(sizes=[4, 7, 3]), "Dense(4, 7"),
     ],
 )
-def test_the_state_of_another_training_is_refused_and_changes_nothing(make, said):
-    state = fit(trainer_of()).state()
+def test_the_state_of_another_training_is_refused_and_changes_nothing(make, said, tmp_path):
+    fit(trainer_of(Checkpoints(tmp_path)))
     trainer = make()
     before = trainer.model.flat.values.copy()
-    with pytest.raises(ValueError, match="state") as error:
-        trainer.load_state(state)
+    with pytest.raises(StateError, match="state") as error:
+        trainer.load_state(newest_checkpoint(tmp_path).state)
     assert said in str(error.value)
     np.testing.assert_array_equal(trainer.model.flat.values, before)
     assert (trainer.step, trainer.epoch, trainer.history) == (0, 0, [])
 
 
-def test_the_state_of_other_data_is_refused(tmp_path):
+def test_the_state_of_other_data_is_refused_and_then_goes_on_with_its_own(tmp_path):
     fit(trainer_of(BreakOff(STEPS - 1), Checkpoints(tmp_path)))
     trainer = trainer_of()
     trainer.load_state(newest_checkpoint(tmp_path).state)
-    with pytest.raises(ValueError, match="other data: 4 steps of an epoch of 1"):
+    with pytest.raises(StateError, match="other data: 4 steps of an epoch of 1"):
         trainer.fit(X[:9], LABELS[:9])
+    assert left_by(fit(trainer)) == left_by(fit(trainer_of()))
+
+
+# --------------------------------------------------------------- states between two calls of `fit`
+
+
+def copied(state):
+    return {**state, "parameters": {k: v.copy() for k, v in state["parameters"].items()}}
+
+
+def test_the_state_between_two_fits_starts_the_next_one():
+    def make():
+        return trainer_of(EarlyStopping("loss", patience=9), optimizer=SGD(0.1))
+
+    trainer = fit(make(), epochs=2)
+    state = copied(trainer.state())
+    expected = left_by(fit(trainer, epochs=2))
+    other = make()
+    other.load_state(state)
+    assert left_by(fit(other, epochs=2)) == expected
+    assert other.step == 4 * STEPS
+
+
+def test_a_state_that_was_loaded_can_be_taken_again(tmp_path):
+    def make(*callbacks):
+        return trainer_of(EarlyStopping("loss", patience=9), *callbacks)
+
+    fit(make(BreakOff(STEPS + 3), Checkpoints(tmp_path)))
+    one, other = make(), make()
+    one.load_state(newest_checkpoint(tmp_path).state)
+    other.load_state(one.state())
+    assert left_by(fit(other)) == left_by(fit(make()))
+
+
+def test_a_fit_that_was_interrupted_has_no_state_afterwards(tmp_path):
+    trainer = fit(trainer_of(BreakOff(STEPS + 3), Checkpoints(tmp_path)))
+    with pytest.raises(ValueError, match="callbacks can take its state"):
+        trainer.state()
+    trainer.load_state(newest_checkpoint(tmp_path).state)
+    assert trainer.state()["fit"]["progress"]["position"] == 3
+
+
+class StopAt(Callback):
+    """Ends the training in the midst of an epoch; the first one interrupts it, too."""
+
+    every_steps = STEPS + 2
+    interrupting = False
+
+    def on_step(self, trainer):
+        if trainer.step == self.every_steps:
+            if self.interrupting:
+                trainer.interrupt("test")
+            trainer.stop("enough")
+
+
+def test_a_stop_within_an_epoch_is_remembered_until_the_epoch_has_its_record(tmp_path):
+    whole = fit(trainer_of(StopAt()))
+    assert len(whole.history) == 2
+    first = StopAt()
+    first.interrupting = True
+    fit(trainer_of(first, Checkpoints(tmp_path)))
+    again = trainer_of(StopAt())
+    again.load_state(newest_checkpoint(tmp_path).state)
+    assert again.step == STEPS + 2
+    assert left_by(fit(again)) == left_by(whole)
 
 
 def test_callbacks_of_one_kind_are_told_apart(tmp_path):

@@ -189,20 +189,23 @@ class TrainingStep:
         self._order[...] = backend.asarray(batches.order(epoch), np.int64)
         self.rewind(progress)
 
-    def rewind(self, progress: Progress | None = None) -> None:
-        """Go back to the first step of the epoch, or to where it was; the parameters stay.
-
-        Raises StateError when the progress is of other data.
-        """
-        position, losses, correct = progress or (0, 0.0, 0.0)
-        if not 0 <= position <= self.batches.steps:
-            steps = self.batches.steps
+    def check(self, progress: Progress | None) -> None:
+        """Raise StateError when the progress of an epoch is of other data."""
+        if progress is None:
+            return
+        position, steps, shape = progress.position, self.batches.steps, self._losses.shape
+        if position > steps:
             raise StateError(f"the state is of other data: {position} steps of an epoch of {steps}")
+        for sums in (progress.losses, progress.correct):
+            if sums.shape != shape:
+                rows = f"sums of {sums.shape} rows in batches of {shape}"
+                raise StateError(f"the state is of other data: {rows}")
+
+    def rewind(self, progress: Progress | None = None) -> None:
+        """Go back to the first step of the epoch, or to where it was; the parameters stay."""
+        position, losses, correct = progress or (0, 0.0, 0.0)
         self._clock[...] = self.batches.position = position
         for total, kept in ((self._losses, losses), (self._correct, correct)):
-            if np.shape(kept) not in ((), total.shape):
-                rows = f"sums of {np.shape(kept)} rows in batches of {total.shape}"
-                raise StateError(f"the state is of other data: {rows}")
             total[...] = self.backend.asarray(kept, np.float64)
         self.refresh()
 
