@@ -19,7 +19,7 @@ from .callbacks import BestEpoch
 from .engine.watch import is_finite
 from .errors import FileError
 from .events import Callback, Record
-from .files import file_errors, sync_folder
+from .files import file_errors, make_folder
 from .tensor_file import read_tensors, write_tensors
 from .trainer import Trainer
 from .training_state import State
@@ -85,8 +85,7 @@ class Checkpoints(Callback):
     def on_train_begin(self, trainer: Trainer) -> None:
         """Make the folder, and start the clock."""
         with file_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(self.folder.parent)
+            make_folder(self.folder)
         self._saved_at, self._saved, self._best = perf_counter(), (-1, -1), None
 
     def on_step(self, trainer: Trainer) -> None:

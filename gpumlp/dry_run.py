@@ -10,11 +10,13 @@ from .checkpoints import checkpoint_content
 from .events import Callback, Record
 from .experiment import Experiment
 from .gradients.norms import GradientNorms
+from .json_text import to_json
 from .out_of_memory import parameter_bytes
 from .plots import draw, pictured, plots_wanted
 from .report import introduction
-from .run_folder import csv_line, to_json
+from .run_folder import csv_line
 from .tensor_file import file_size
+from .tensorboard import check_tensorboard, event_size
 from .trainer import Trainer
 from .wording import count, number, size
 
@@ -46,6 +48,8 @@ def dry_run(experiment: Experiment) -> dict[str, Any]:
     the system does not say). Of "disk", "checkpoints" counts all generations.
     """
     config, network, train = experiment.config, experiment.network, experiment.data.train
+    if config.log.tensorboard:
+        check_tensorboard()
     callbacks = best_epoch(config)
     if config.log.gradient_norms:
         callbacks.append(GradientNorms(train.x, train.y, train.sample_weight))
@@ -78,7 +82,8 @@ def _disk(experiment: Experiment, trainer: Trainer, sizes: CheckpointSize) -> di
     line = len(to_json(record)) + 1
     best = config.data.val is not None or config.early_stopping is not None
     log = STAMP + len(format_record(record, config.train.epochs)) + 1
-    each = log + line * config.log.jsonl + len(csv_line(record)) * config.log.csv
+    events = event_size(record) if config.log.tensorboard else 0
+    each = log + events + line * config.log.jsonl + len(csv_line(record)) * config.log.csv
     plots = 0
     if plots_wanted(config.log.plots):
         found = pictured(config.name, trainer, experiment.predictions(trainer))

@@ -1,12 +1,15 @@
 """Where files are kept, and how they are written: a reader finds old content or new, never half."""
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import FileError
+
+TEMPORARY = ".tmp"  # ends the names of files that are being written
 
 
 def cache_folder() -> Path:
@@ -34,9 +37,9 @@ def write_atomically(
 
     So many `generations` are kept: the file that was there becomes NAME-1, that one NAME-2, and so
     on; at any moment each of them is whole. Raises FileError when the file system refuses; what was
-    there before is then untouched.
+    there before is then still there, though between the renames the newest one is NAME-1.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with file_errors(path):
         try:
             write_synced(temporary, content)
@@ -58,6 +61,21 @@ def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         file.writelines([content] if isinstance(content, bytes) else content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes left in a folder that were killed in `write_atomically`."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(rf"\..+\.\d+\{TEMPORARY}", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they survive a power loss."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -1,10 +1,12 @@
 """Go on with a run: its last checkpoint, and what must not have changed since it began."""
 
 import json
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,29 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from .checkpoints import Checkpoint, newest, newest_checkpoint
 from .config import Config
 from .config_differences import changes
-from .config_file import load_config, parse_config
+from .config_file import dump_config, load_config, parse_config
 from .data.prepare import Prepared
-from .errors import ConfigError, DataError, FileError
+from .errors import ConfigError, DataError, DeviceError, FileError
+from .experiment import Experiment
 from .files import file_errors
-from .run_folder import CHECKPOINTS, ENVIRONMENT, MARK, RunFolder
+from .run_folder import CHECKPOINTS, RunFolder
+from .run_place import ENVIRONMENT, MARK
 from .trainer import Trainer
 
+SUMMARY = {"epochs", "steps", "seconds", "samples_per_s", "stop_reason", "best_epoch"}
 # What of env.json decides about bits.
 DECISIVE = ("packages", "blas", "kernels", "gpu", "cuda_runtime", "cublaslt")
-
-
-def is_run(path: Path) -> bool:
-    """Whether there is a run folder."""
-    return (path / MARK).is_file()
 
 
 def finished_summary(path: Path) -> dict[str, Any] | None:
     """Return the summary of a run that is done; None for one that can go on."""
     try:
         summary = json.loads((path / "summary.json").read_bytes())
-        done = summary["status"] == "done" and (path / "model.safetensors").is_file()
+        done = summary["status"] == "done" and summary.keys() >= SUMMARY
+        done = done and (path / "model.safetensors").is_file()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return summary if done else None
+    return summary | {"run_dir": str(path)} if done else None
 
 
 def config_of(path: Path, source: str | None, overrides: list[str]) -> Config:
@@ -48,6 +49,11 @@ def config_of(path: Path, source: str | None, overrides: list[str]) -> Config:
     given = load_config(source or path / MARK, overrides)
     _refuse(path, "the configuration", changes(config, given), ConfigError)
     return config
+
+
+def config_sha256(config: Config) -> str:
+    """Return the sha256 of a configuration with every default."""
+    return sha256(dump_config(config).encode()).hexdigest()
 
 
 class Resumed:
@@ -62,7 +68,7 @@ class Resumed:
     """
 
     def __init__(self, folder: RunFolder, config: Config, warn: Callable[[str], None]) -> None:
-        self.folder, self._warn = folder, warn
+        self.folder, self._config, self._warn = folder, config, warn
         self.environment = folder.read_environment()
         try:
             self._threads = [int(pool["num_threads"]) for pool in self.environment["blas"]]
@@ -77,12 +83,18 @@ class Resumed:
             path, facts = self.checkpoint.path, self.checkpoint.facts
             then = parse_config(_toml(facts, path), f"{path}: config")
             _refuse(path, "the configuration", changes(then, config), ConfigError)
+        elif self.environment.get("config_sha256", config_sha256(config)) != config_sha256(config):
+            changed = [f"{MARK} is not what was written"]  # what it was is known from checkpoints
+            _refuse(folder.path, "the configuration", changed, ConfigError)
 
-    @property
-    def device(self) -> str | None:
-        """The device on which the run began."""
+    def build(self) -> Experiment:
+        """Return the experiment, on the device on which the run began."""
         found = self.environment.get("device")
-        return found if isinstance(found, str) else None
+        device = found if isinstance(found, str) else self._config.device
+        try:
+            return Experiment.build(self._config, device)
+        except DeviceError as error:
+            raise DeviceError(f"{self.folder.path}: began on {device}: {error}") from None
 
     def threads(self) -> AbstractContextManager[Any]:
         """Give matrix products as many threads as the run began with: their bits depend on it."""
@@ -157,4 +169,4 @@ def _refuse(path: Path, what: str, changed: list[str], error: type[Exception]) -
 
 def resume_hint(path: Path) -> str:
     """Return the command that goes on with a run."""
-    return f"gpumlp train --resume {path} goes on from here"
+    return f"gpumlp train --resume {shlex.quote(str(path))} goes on from here"

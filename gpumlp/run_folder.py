@@ -1,14 +1,12 @@
 """The run folder: configuration, environment, metrics, log, model and summary of one run."""
 
 import csv
-import errno
 import io
 import json
 import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -16,17 +14,16 @@ from .backend import Array
 from .callbacks import format_record
 from .config import Config, Log
 from .config_file import dump_config
-from .errors import ConfigError, FileError
+from .errors import FileError
 from .events import Callback, Record
-from .files import file_errors, sync_file, sync_folder, write_atomically, write_synced
+from .files import file_errors, remove_temporary, sync_file, write_atomically
 from .gradients.norms import GradientNorms
-from .lock import lock
+from .json_text import to_json
+from .run_place import ENVIRONMENT, LOG, MARK, make, take
 from .tensorboard import TensorBoard
 from .trainer import Trainer
 
-MARK = "config.resolved.toml"  # a folder that holds it is a run folder
-ENVIRONMENT, LOG, CHECKPOINTS = "env.json", "run.log", "checkpoints"
-NEW = ".new"  # ends the names of folders that are being made
+CHECKPOINTS = "checkpoints"
 
 
 class RunFolder(Callback):
@@ -38,7 +35,7 @@ class RunFolder(Callback):
     Args:
         path: the folder.
         log: which metrics files it gets; both by default.
-        locked: its run.log, open and locked; `create` and `open` see to that.
+        locked: its lock, an open file; `create` and `open` see to that.
     """
 
     def __init__(self, path: Path, log: Log | None = None, locked: IO[Any] | None = None) -> None:
@@ -63,25 +60,14 @@ class RunFolder(Callback):
     ) -> "RunFolder":
         """Make the folder `path`; `source` is the text of the configuration as it was given.
 
-        Raises what `check_free` raises, and FileError.
+        Raises ConfigError where the folder is not free, or another process's, and FileError.
         """
-        check_free(path, replace)
         texts = {
             "config.input.toml": source,
             ENVIRONMENT: to_json(environment, indent=2),
             MARK: dump_config(config),
         }
-        place = path.absolute()
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            fill = _fill_folder if place.exists() and _is_empty(place) else _make_folder
-            locked = fill(place, texts)
-            sync_folder(place.parent)
-        except OSError as error:  # its file name is of a temporary folder
-            name = Path(error.filename or "").name
-            where = path / name if name in (*texts, LOG) else path
-            raise FileError(f"{where}: {error.strerror or error}") from error
-        return cls(path, config.log, locked)
+        return cls(path, config.log, make(path, texts, replace))
 
     @classmethod
     def open(cls, path: Path, log: Log) -> "RunFolder":
@@ -90,7 +76,7 @@ class RunFolder(Callback):
         Raises ConfigError when another process is at it, and FileError.
         """
         with file_errors(path):
-            return cls(path, log, _locked(path))
+            return cls(path, log, take(path))
 
     def cut_back(self, history: Sequence[Record]) -> None:
         """Write the metrics files anew, up to where the history goes.
@@ -99,8 +85,9 @@ class RunFolder(Callback):
         were being written when it ended.
         """
         with file_errors(self.path):
-            for path in [self.path / "summary.json", *self.path.rglob(".*.tmp")]:
-                path.unlink(missing_ok=True)
+            (self.path / "summary.json").unlink(missing_ok=True)
+            for folder in (self.path, self.path / CHECKPOINTS, self.path / "plots"):
+                remove_temporary(folder)
             shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         if self._wanted.jsonl:
             text = "".join(to_json(record) + "\n" for record in history)
@@ -162,15 +149,6 @@ def csv_line(record: Record, first: bool = False) -> str:
     return lines.getvalue()
 
 
-def _locked(path: Path) -> IO[Any]:
-    """Return a run folder's log, open and locked; ConfigError where another process has it."""
-    file = (path / LOG).open("ab")
-    if not lock(file):
-        file.close()
-        raise ConfigError(f"{path}: another process is running there")
-    return file
-
-
 def log_callbacks(
     folder: RunFolder, log: Log, x: Array, y: Array, sample_weight: Array | None = None
 ) -> list[Callback]:
@@ -192,106 +170,3 @@ def default_path(name: str) -> Path:
     """Return runs/NAME-UTC-xxxx, which does not exist yet."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return Path("runs") / f"{name}-{stamp}-{secrets.token_hex(2)}"
-
-
-def check_free(path: Path, replace: bool) -> None:
-    """Raise ConfigError unless `path` is free: absent, empty, or an old run to `replace`."""
-    with file_errors(path):
-        if not path.exists() or (path.is_dir() and _is_empty(path)):
-            return
-        if not path.is_dir():
-            raise ConfigError(f"--run-dir {path}: is a file, not a folder")
-        if not (path / MARK).exists():
-            raise ConfigError(f"--run-dir {path}: is not empty and not a run folder; left as it is")
-        if replace and path.samefile(Path.cwd()):
-            raise ConfigError(f"--run-dir {path}: cannot replace the folder that one stands in")
-    if not replace:
-        raise ConfigError(
-            f"--run-dir {path}: holds a run already; --resume goes on with it, "
-            "--overwrite replaces it"
-        )
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a process left that was killed while filling it."""
-    names = {path.name for path in folder.iterdir()}
-    left = {name for name in names if name.endswith(NEW)}
-    others = names - left
-    if others <= {LOG}:
-        return not others or not (folder / LOG).stat().st_size
-    return bool(left) and others <= {"config.input.toml", ENVIRONMENT, LOG}
-
-
-def _make_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
-    """Make a run folder of these files whole, in place of an old one; return its lock.
-
-    Where that fails the old one stays.
-    """
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}{NEW}")
-    replaced = _locked(path) if (path / MARK).exists() else None
-    old, locked = new.with_suffix(".old"), None
-    try:
-        new.mkdir()
-        for name, text in texts.items():
-            write_synced(new / name, text.encode())
-        locked = _locked(new)
-        if replaced is not None:
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError as error:
-            if replaced is not None:
-                old.rename(path)
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
-                check_free(path, False)
-            raise
-    except BaseException:
-        if locked is not None:
-            locked.close()
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if replaced is not None:
-            replaced.close()
-    shutil.rmtree(old, ignore_errors=True)
-    return locked
-
-
-def _fill_folder(path: Path, texts: Mapping[str, str]) -> IO[Any]:
-    """Fill an empty folder, as a mount point or the current one cannot be replaced.
-
-    What makes it a run folder comes last, so that it is none before all is there.
-    """
-    locked = _locked(path)
-    new = path / f".{secrets.token_hex(4)}{NEW}"
-    try:
-        check_free(path, False)  # another process may have filled it
-        for left in path.glob(f".*{NEW}"):
-            shutil.rmtree(left)
-        new.mkdir()
-        for name, text in texts.items():
-            write_synced(new / name, text.encode())
-        for name in sorted(texts, key=lambda name: name == MARK):
-            (new / name).rename(path / name)
-    except BaseException as error:
-        if not isinstance(error, ConfigError):
-            for name in (*texts, LOG):
-                (path / name).unlink(missing_ok=True)
-        locked.close()
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return locked
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON; a number that is not finite, which JSON cannot hold, becomes null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

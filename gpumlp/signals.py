@@ -1,6 +1,7 @@
 """Stop a run cleanly on SIGINT (Ctrl-C) and SIGTERM."""
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -13,8 +14,8 @@ class StopOnSignal(Callback):
     """A context in which SIGINT and SIGTERM do no harm; also the trainer's callback.
 
     While it trains, the training is interrupted after the steps, or the block of rows of a
-    validation, under way, and what follows (saving) is finished; a second signal of the same kind
-    kills the process. Before and after, where nothing is lost that cannot be done again, it ends by
+    validation, under way, and what follows (saving) is finished; a second signal kills the
+    process. Before and after, where nothing is lost that cannot be done again, it ends by
     SystemExit. `exit_code` is 130 after SIGINT and 143 after SIGTERM if that ended training, as
     `trainer.stop_reason` then says, and else 0. Does nothing outside the main thread, where Python
     allows no handlers.
@@ -55,11 +56,13 @@ class StopOnSignal(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         """From now on a signal ends the process, as one does that came too late for training."""
         self._training = False
-        if self._received is not None and not trainer.interrupted:
+        ends_well = sys.exception() is None  # else that is what has to be said
+        if ends_well and self._received is not None and not trainer.interrupted:
             raise SystemExit(128 + self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._training:
             raise SystemExit(128 + number)
         self._received = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in self._previous:
+            signal.signal(each, signal.SIG_DFL)

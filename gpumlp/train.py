@@ -21,18 +21,12 @@ from .dry_run import dry_run, dry_run_report
 from .environment import describe
 from .errors import ConfigError, DivergedError, FileError, GpumlpError, StateError
 from .experiment import Experiment
+from .json_text import to_json
 from .plots import plots_wanted, write_plots
 from .report import details, introduction, profile_table, result
-from .resume import Resumed, config_of, finished_summary, is_run, resume_hint
-from .run_folder import (
-    CHECKPOINTS,
-    LOG,
-    RunFolder,
-    check_free,
-    default_path,
-    log_callbacks,
-    to_json,
-)
+from .resume import Resumed, config_of, config_sha256, finished_summary, resume_hint
+from .run_folder import CHECKPOINTS, RunFolder, default_path, log_callbacks
+from .run_place import LOG, check_free, is_run, restore
 from .signals import StopOnSignal
 from .tensorboard import check_tensorboard
 from .trainer import Trainer
@@ -115,6 +109,8 @@ def train(
         resumed = None
         if options.resume is not None and is_run(path):
             folder = stack.enter_context(RunFolder.open(path, config.log))
+            if (summary := finished_summary(path)) is not None:  # by now, by another process
+                return summary, 0
             resumed = Resumed(folder, config, partial(warn, folder))
             stack.enter_context(resumed.threads())
         else:
@@ -122,9 +118,10 @@ def train(
         plots_wanted(config.log.plots)
         if config.log.tensorboard:
             check_tensorboard()
-        experiment = Experiment.build(config, resumed.device if resumed else None)
+        experiment = resumed.build() if resumed else Experiment.build(config)
         facts = experiment.data.facts
         environment = describe(experiment.backend) | {
+            "config_sha256": config_sha256(config),
             "data_sha256": facts["sha256"],
             "data": facts,
             "set": overrides(options),
@@ -148,7 +145,7 @@ def train(
                 line = f"resumed at step {trainer.step:,}, after {count(trainer.epoch, 'epoch')}"
                 say(line)
                 folder.log(line)
-            summary = fit_and_save(experiment, trainer, folder) | {"resumed_at": resumed_at}
+            summary = fit_and_save(experiment, trainer, folder, resumed_at)
             if options.profile and summary["status"] == "done":
                 add_profile(experiment, trainer, folder, summary, say)
             if plots_wanted(config.log.plots):
@@ -190,7 +187,8 @@ def logged(folder: RunFolder, say: Say) -> Iterator[None]:
         say(f"stopped; {resume_hint(folder.path)}")
         raise
     except StateError as error:
-        folder.log(str(error))
+        with suppress(FileError):
+            folder.log(str(error))
         raise FileError(f"{newest(folder.path / CHECKPOINTS)}: {error}") from None
     except (GpumlpError, MemoryError, OSError) as error:
         with suppress(FileError):
@@ -208,9 +206,12 @@ def warn(folder: RunFolder, text: str) -> None:
     folder.log(f"warning: {text}")
 
 
-def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
+def fit_and_save(
+    experiment: Experiment, trainer: Trainer, folder: RunFolder, resumed_at: list[int]
+) -> dict[str, Any]:
     """Fit, save the model, evaluate all parts, return the summary; of a diverged run, write it."""
     model_file = folder.path / "model.safetensors"
+    place = {"run_dir": str(folder.path), "resumed_at": resumed_at}
     try:
         experiment.fit(trainer)
         experiment.saved_model(trainer).save(model_file)
@@ -218,13 +219,11 @@ def fit_and_save(experiment: Experiment, trainer: Trainer, folder: RunFolder) ->
     except DivergedError as error:
         model_file.unlink(missing_ok=True)
         trainer.stop_reason = str(error)
-        folder.write_summary(experiment.summary("diverged", trainer, {}))
+        folder.write_summary(experiment.summary("diverged", trainer, {}) | place)
         raise
     status = "interrupted" if trainer.interrupted else "done"
-    summary = experiment.summary(status, trainer, results)
-    summary["run_dir"] = str(folder.path)
     folder.log(f"{status}: {to_json(results)}")
-    return summary
+    return experiment.summary(status, trainer, results) | place
 
 
 def add_profile(
@@ -256,14 +255,18 @@ def run(options: argparse.Namespace) -> int:
             print(text, file=sys.stderr, flush=True)
 
     path = run_path(options)
+    writes = not (options.print_config or options.dry_run)
+    if path is not None and writes and restore(path):
+        say(f"{path}: a process that was killed while replacing this run left it; it is back")
     if options.resume is not None and path is not None and is_run(path):
         config = config_of(path, options.config, overrides(options))
         summary = finished_summary(path)
         if summary is not None and not options.print_config:
-            say(f"{path}: is done already, and left as it is")
+            without = "; --profile needs one to train" if options.profile else ""
+            say(f"{path}: is done already, and left as it is{without}")
             return report_result(summary, options)
     elif options.config is None:
-        missing = "no run folder is there; " if options.resume else ""
+        missing = "" if options.resume is None else f"{path}: no run folder is there; "
         raise ConfigError(f"{missing}--config is needed: a TOML file, or one that ships")
     else:
         config = load_config(options.config, overrides(options))
@@ -294,7 +297,7 @@ def run_path(options: argparse.Namespace) -> Path | None:
     given = [Path(name) for name in (options.resume, options.run_dir) if name]
     if not given:
         raise ConfigError("--resume needs a run folder: --resume DIR, or --run-dir DIR --resume")
-    if len({name.absolute() for name in given}) > 1:
+    if len({name.resolve() for name in given}) > 1:
         raise ConfigError(f"--resume {given[0]} and --run-dir {given[1]} are two folders")
     return given[0]
 

@@ -7,11 +7,9 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-import gpumlp
+from child_process import environment
 
 COUNT = int(os.environ.get("GPUMLP_F5", 5))
 SETTINGS = [
@@ -26,19 +24,13 @@ FILES = ("model.safetensors", "checkpoints/best.safetensors", "config.resolved.t
 
 
 def sha256_of_a_run(folder, cache, hash_seed):
-    paths = [str(Path(gpumlp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "XDG_CACHE_HOME": str(cache),
-        "PYTHONHASHSEED": str(hash_seed),
-    }
     arguments = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, "-m", "gpumlp.train", "--config", "digits", "-q", *arguments]
     folder.parent.mkdir(exist_ok=True)
     subprocess.run(
         [*command, "--run-dir", str(folder)],
         cwd=folder.parent,
-        env=environment,
+        env=environment(XDG_CACHE_HOME=str(cache), PYTHONHASHSEED=str(hash_seed)),
         check=True,
         capture_output=True,
     )

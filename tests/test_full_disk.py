@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_process import environment
 
-import gpumlp
 from gpumlp.checkpoints import newest_checkpoint
 from gpumlp.kills import differences
 
@@ -39,11 +39,6 @@ def with_callback(self, *a, callbacks=(), **k):
 Trainer.__init__ = with_callback
 sys.exit(train.main(sys.argv[1:]))
 """
-
-
-def environment():
-    paths = [str(Path(gpumlp.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def train(folder, *arguments, happening=None, **options):

@@ -12,10 +12,12 @@ import pytest
 
 import gpumlp
 from gpumlp import train
+from gpumlp.backend import get_backend
 from gpumlp.checkpoints import newest_checkpoint, read_checkpoint
 from gpumlp.config_file import load_config
 from gpumlp.events import Callback
 from gpumlp.kills import differences
+from gpumlp.run_folder import RunFolder
 from gpumlp.saved_model import load_model
 from gpumlp.tensor_file import read_tensors, write_tensors
 from gpumlp.trainer import Trainer
@@ -188,6 +190,86 @@ def test_a_finished_run_is_left_as_it_is(more, run):
     assert ("done already" in err) == (more != ["-q"])
 
 
+def test_a_profile_of_a_finished_run_is_not_forgotten_silently(run):
+    assert run("--run-dir", "run")[0] == 0
+    code, _, err = run("--resume", "run", "--profile", config=None)
+    assert code == 0
+    assert "--profile needs one to train" in err
+
+
+def test_a_finished_run_that_was_moved_says_where_it_is(run):
+    assert run("--run-dir", "run")[0] == 0
+    Path("run").rename("moved")
+    assert "run folder: moved" in run("--resume", "moved", config=None)[1]
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_left_as_it_is(
+    run, break_off, monkeypatch
+):
+    break_off(7)
+
+    def open_late(path, log, really=RunFolder.open):
+        monkeypatch.setattr(RunFolder, "open", really)
+        assert run("--resume", "run", config=None)[0] == 0
+        before.update(snapshot("run"))
+        return really(path, log)
+
+    before = {}
+    monkeypatch.setattr(RunFolder, "open", open_late)
+    code, out, _ = run("--resume", "run", config=None)
+    assert code == 0
+    assert "done: 6 epochs" in out
+    assert snapshot("run") == before
+
+
+def test_a_summary_of_odd_things_is_written_anew(run):
+    assert run("--run-dir", "run")[0] == 0
+    Path("run/summary.json").write_text('{"status": "done"}')
+    assert run("--resume", "run", config=None)[0] == 0
+    assert summary()["steps"] == ALL
+
+
+def test_a_configuration_that_changed_before_the_first_checkpoint_is_refused(run, break_off):
+    break_off(4)
+    for path in Path("run/checkpoints").iterdir():
+        path.unlink()
+    path = Path("run/config.resolved.toml")
+    path.write_text(path.read_text().replace("epochs = 6", "epochs = 7"))
+    assert "config.resolved.toml is not" in refused(run("--resume", "run", config=None), 2)
+
+
+def test_a_device_that_is_gone_is_named_with_the_run(run, break_off):
+    break_off(4)
+    path = Path("run/env.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda:0"}))
+    if get_backend("auto").name == "cpu":
+        assert "run: began on cuda:0: " in refused(run("--resume", "run", config=None), 5)
+
+
+def test_folders_with_spaces_are_quoted_in_the_hint(run, here):
+    from gpumlp.resume import resume_hint
+
+    assert resume_hint(Path("my runs/a")) == "gpumlp train --resume 'my runs/a' goes on from here"
+
+
+def test_the_same_folder_by_two_names_is_one(run, here, break_off):
+    break_off(4)
+    (here / "link").symlink_to("run")
+    assert run("--resume", "link", "--run-dir", "./x/../run", config=None)[0] == 0
+
+
+def test_a_run_that_diverges_after_a_resumption_says_where_and_when(run, break_off):
+    settings = [
+        "--set=optimizer={name='sgd', lr=1e3}",
+        "--set=model={task='regression', hidden=[]}",
+    ]
+    break_off(2, *settings)
+    code, _, _ = run("--resume", "run", config=None)
+    assert code == 4
+    assert (summary()["status"], summary()["run_dir"]) == ("diverged", "run")
+    assert summary()["resumed_at"] == [2]
+
+
 def test_a_run_that_lacks_its_end_gets_it(run):
     assert run("--run-dir", "whole")[0] == 0
     assert run("--run-dir", "run")[0] == 0
@@ -352,7 +434,8 @@ def test_other_data_are_refused_without_a_checkpoint_too(run, break_off, here):
     ("arguments", "said"),
     [
         (["--resume"], "--resume DIR"),
-        (["--resume", "none"], "no run folder"),
+        (["--resume", "none"], "none: no run folder is there"),
+        (["--run-dir", "none", "--resume"], "none: no run folder is there"),
         (["--resume", "run", "--run-dir", "other"], "two folders"),
         (["--resume", "run", "--run-dir", "run", "--overwrite"], "--overwrite"),
         (["--resume", "run", "--dry-run"], "--dry-run"),
@@ -542,6 +625,7 @@ WIDE = ["--set=model.hidden=[600]", "--set=train.batch_size=60", "--set=data.sou
 THREADS = """
 import sys
 from gpumlp import train
+from gpumlp.backend import get_backend
 from threadpoolctl import threadpool_info
 def build(*a, build=train.Experiment.build, **k):
     print([p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"], flush=True)

@@ -23,7 +23,8 @@ from gpumlp.files import write_atomically
 from gpumlp.losses import SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import Adam
-from gpumlp.run_folder import RunFolder, check_free, default_path, log_callbacks
+from gpumlp.run_folder import RunFolder, default_path, log_callbacks
+from gpumlp.run_place import check_free, restore, take
 from gpumlp.trainer import Trainer
 
 FILES = {
@@ -405,6 +406,92 @@ def test_an_interrupt_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "run")
     assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupt_while_a_run_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
+    path = make(tmp_path / "run", seed=1).path
+    faults = Faults(monkeypatch, [(os, "rename")], KeyboardInterrupt())
+    faults.arm(1)
+    with pytest.raises(KeyboardInterrupt):
+        make(path, replace=True, seed=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+    assert whole(path, 1)
+
+
+@pytest.fixture
+def killed_between(tmp_path):
+    """A folder as kill -9 leaves it between the two renames that replace a run."""
+    make(tmp_path / "run", seed=1).path.rename(tmp_path / ".run.0123abcd.old")
+    make(tmp_path / ".run.0123abcd.new", seed=2)
+    return tmp_path / "run"
+
+
+def test_a_run_whose_replacement_was_killed_comes_back(killed_between):
+    assert restore(killed_between)
+    assert whole(killed_between, 1)
+    assert not restore(killed_between)
+    assert whole(make(killed_between, replace=True, seed=3).path, 3)
+    assert [file.name for file in killed_between.parent.iterdir()] == ["run"]
+
+
+def test_a_run_that_is_being_replaced_by_a_living_process_is_left(killed_between):
+    with take(killed_between.parent / ".run.0123abcd.old"):
+        assert not restore(killed_between)
+    assert not killed_between.exists()
+
+
+def test_names_like_ours_are_not_ours(tmp_path):
+    names = [".photos.new", "table.new", ".run.12345678.old", ".run.12345678.new"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text("mine")
+    assert not restore(tmp_path / "run")
+    make(make(tmp_path / "run").path, replace=True)
+    with pytest.raises(ConfigError, match="not a run folder"):
+        make(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    mine = [folder.path / ".mine.tmp", folder.path / ".cache.tmp", folder.path / "a.77.tmp"]
+    for path in mine:
+        path.mkdir()
+    folder.cut_back([])
+    assert all((tmp_path / name / "x").read_text() == "mine" for name in names)
+    assert all(path.exists() for path in mine)
+
+
+def test_a_link_to_a_run_is_not_replaced_but_what_it_points_to(tmp_path):
+    path = make(tmp_path / "run", seed=1).path
+    (tmp_path / "link").symlink_to(path)
+    make(tmp_path / "link", replace=True, seed=2)
+    assert (tmp_path / "link").is_symlink()
+    assert whole(path, 2)
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "link"}
+
+
+def test_folders_are_on_the_disk_before_what_they_hold_is_a_run(tmp_path, monkeypatch):
+    events = []
+    for name in ("fsync", "rename"):
+        function = getattr(os, name)
+
+        def watched(*arguments, name=name, function=function):
+            where = (
+                arguments[0] if name == "rename" else os.readlink(f"/proc/self/fd/{arguments[0]}")
+            )
+            events.append((name, str(where).removeprefix(str(tmp_path))))
+            return function(*arguments)
+
+        monkeypatch.setattr(os, name, watched)
+    make(tmp_path / "a" / "b" / "run")
+    places = [where for name, where in events if name == "fsync"]
+    assert places[:2] == ["/a", ""]
+    assert places[-1] == "/a/b"
+    new = next(where for name, where in events if name == "rename")
+    assert events[-3:] == [("fsync", new), ("rename", new), ("fsync", "/a/b")]
+    events.clear()
+    (tmp_path / "empty").mkdir()
+    make(tmp_path / "empty")
+    *_, before, marked, after, above = events
+    assert (before, after, above) == (("fsync", "/empty"), ("fsync", "/empty"), ("fsync", ""))
+    assert marked[1].endswith("config.resolved.toml")
 
 
 @pytest.mark.parametrize("replace", [False, True])

@@ -1,15 +1,13 @@
 """F19: two processes on one run folder: the second one exits with 2 and changes nothing."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from child_process import environment
 
-import gpumlp
 from gpumlp.config_file import parse_config
 from gpumlp.errors import ConfigError
 from gpumlp.lock import lock
@@ -30,7 +28,7 @@ def start(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "gpumlp.train", *arguments],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(gpumlp.__file__).parents[1])},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -82,6 +80,13 @@ def test_a_second_process_exits_2_and_the_first_goes_on(arguments, start, runnin
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     running.send_signal(signal.SIGTERM)
     assert ended(running)[0] == 143
+
+
+def test_a_log_that_is_rotated_away_lets_nobody_in(start, running, tmp_path):
+    (tmp_path / "run" / "run.log").rename(tmp_path / "run" / "run.log.1")
+    code, _, err = ended(start("--resume", "run"))
+    assert code == 2
+    assert "another process is running there" in err
 
 
 def test_the_lock_is_gone_after_kill_9(start, running):
@@ -146,10 +151,26 @@ def test_a_folder_belongs_to_one_until_it_is_closed(empty, tmp_path):
     create(path, replace=True).close()
 
 
+def test_a_lock_on_what_was_replaced_meanwhile_is_none(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    create(path).close()
+
+    def late(file, lock=lock):
+        monkeypatch.undo()
+        others.append(create(path, replace=True))  # and another process runs there
+        return lock(file)
+
+    others = []
+    monkeypatch.setattr("gpumlp.run_place.lock", late)
+    with pytest.raises(ConfigError, match="another process"):
+        RunFolder.open(path, CONFIG.log)
+    others[0].close()
+
+
 def test_a_folder_that_a_killed_process_was_filling_is_free(tmp_path):
     path = tmp_path / "run"
-    (path / ".1234.new").mkdir(parents=True)
-    (path / ".1234.new" / "config.resolved.toml").write_text("half")
+    (path / ".0123abcd.new").mkdir(parents=True)
+    (path / ".0123abcd.new" / "config.resolved.toml").write_text("half")
     for name in ("config.input.toml", "env.json", "run.log"):
         (path / name).write_text("")
     create(path).close()

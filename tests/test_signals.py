@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from child_process import environment
 
+from gpumlp.errors import FileError
 from gpumlp.events import Callback
 from gpumlp.layers import Dense
 from gpumlp.losses import SoftmaxCrossEntropy
@@ -107,6 +111,39 @@ def test_a_signal_during_validation_ends_it_after_the_block_of_rows(number, code
     assert len(blocks) == 3
     assert (trainer.step, trainer.epoch, trainer.history) == (STEPS, 0, [])
     assert (trainer.stop_reason, signals.exit_code) == (number.name, code)
+
+
+@both
+def test_a_failure_is_said_in_place_of_a_signal_that_came_with_it(number, code):
+    class Fail(Callback):
+        every_steps = 3
+
+        def on_step(self, trainer):
+            os.kill(os.getpid(), number)
+            raise FileError("the disk is full")
+
+    with pytest.raises(FileError, match="full"):
+        train(StopOnSignal(), Fail())
+
+
+SECOND = """
+import os, signal, time
+from gpumlp.signals import StopOnSignal
+signals = StopOnSignal()
+with signals:
+    signals.on_train_begin(None)
+    os.kill(os.getpid(), signal.{first})
+    os.kill(os.getpid(), signal.{second})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_of_either_kind_kills(first, second):
+    script = SECOND.format(first=first, second=second)
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), check=False)
+    assert done.returncode == -signal.Signals[second]
 
 
 @both

@@ -14,7 +14,7 @@ from gpumlp.losses import SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
 from gpumlp.optimizers import Adam
 from gpumlp.run_folder import RunFolder, log_callbacks
-from gpumlp.tensorboard import TensorBoard
+from gpumlp.tensorboard import TensorBoard, event_size
 from gpumlp.trainer import Trainer
 
 X, Y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
@@ -126,3 +126,26 @@ def test_without_tensorboardx_the_message_says_what_to_install(monkeypatch, tmp_
 def test_a_callback_that_was_never_begun_can_be_ended(tmp_path):
     TensorBoard(tmp_path).on_train_end(None)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("needs_tensorboard")
+def test_the_size_of_an_epoch_is_known_beforehand(tmp_path):
+    callback = TensorBoard(tmp_path)
+    callback.on_train_begin(BEGINNING)
+    (path,) = tmp_path.iterdir()
+    before, record = path.stat().st_size, {"epoch": 1, "loss": 0.5, "val_loss": 0.25}
+    callback.on_epoch_end(None, record)
+    callback.on_train_end(None)
+    assert path.stat().st_size - before == event_size(record)
+
+
+@pytest.mark.usefixtures("needs_tensorboard")
+@pytest.mark.parametrize("older", [False, True])
+def test_earlier_epochs_are_written_where_no_file_has_them(older, tmp_path):
+    if older:
+        (tmp_path / "events.out.tfevents.1.here").write_bytes(b"")
+    resumed = SimpleNamespace(began=(0, 0), epoch=1, step=5, history=[{"epoch": 1, "loss": 0.5}])
+    callback = TensorBoard(tmp_path)
+    callback.on_train_begin(resumed)
+    callback.on_train_end(resumed)
+    assert [path.stat().st_size > 60 for path in sorted(tmp_path.iterdir())][-1] == (not older)

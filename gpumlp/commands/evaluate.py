@@ -13,9 +13,9 @@ from ..data.sources import KINDS, is_file, kind_of, load_labelled
 from ..data.targets import Targets, class_indices
 from ..data.types import Array
 from ..errors import CheckFailed, ConfigError, DataError
+from ..json_text import to_json
 from ..metrics import select
 from ..optimizers import SGD
-from ..run_folder import to_json
 from ..saved_model import SavedModel
 from ..trainer import Trainer
 from ..wording import count, number

@@ -11,10 +11,10 @@ from ..console import show
 from ..data.output import check_output
 from ..errors import ConfigError
 from ..experiment import Experiment
+from ..json_text import to_json
 from ..lr_finder import FEWEST_STEPS, HIGHEST, LOWEST, STEPS, LearningRates, find_lr
 from ..plots import plots_wanted
 from ..plots.rates import write_rates
-from ..run_folder import to_json
 from ..train import add_config_arguments, overrides
 from ..wording import count, number
 

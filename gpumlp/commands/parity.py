@@ -7,8 +7,8 @@ from ..config_file import load_config
 from ..console import show
 from ..engine import ENGINES
 from ..errors import CheckFailed, ConfigError
+from ..json_text import to_json
 from ..parity import STEPS, Parity, compare
-from ..run_folder import to_json
 from ..train import add_config_arguments, overrides
 from ..wording import count
 

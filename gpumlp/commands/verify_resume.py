@@ -13,8 +13,8 @@ from ..config_file import load_config
 from ..console import show
 from ..errors import CheckFailed, ConfigError
 from ..experiment import Experiment
+from ..json_text import to_json
 from ..kills import Kill, Verification, verify
-from ..run_folder import to_json
 from ..train import add_config_arguments, overrides
 from ..wording import count, duration
 

@@ -16,7 +16,7 @@ from ..config import Config
 from ..config_file import parse_config
 from ..errors import ConfigError, FileError
 from ..events import Record
-from ..run_folder import MARK
+from ..run_place import MARK
 from ..saved_model import SavedModel, load_model
 
 LOG_LINES = 20
