@@ -20,11 +20,11 @@ from .engine.watch import is_finite
 from .errors import FileError
 from .events import Callback, Record
 from .files import file_errors, make_folder
-from .tensor_file import read_tensors, write_tensors
+from .tensor_file import NET, read_tensors, write_tensors
 from .trainer import Trainer
 from .training_state import State
 
-NET, TRAINING = "net.", "training/"  # begin the names of parameters; and of all other arrays
+TRAINING = "training/"  # begins the names of all arrays but parameters
 LAST = re.compile(r"last(?:-(\d{1,9}))?\.safetensors")
 SHARE = 1 / 50  # of the time that saving by the clock may take
 Content = tuple[dict[str, Array], dict[str, Any]]
@@ -160,11 +160,10 @@ def checkpoint_content(trainer: Trainer, model: Content) -> Content:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint holds: the training's state, and the file's other arrays and facts."""
+    """What a checkpoint holds: the training's state, and the file's other facts."""
 
     path: Path
     state: State
-    tensors: dict[str, Array]
     facts: dict[str, Any]
 
 
@@ -219,7 +218,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state["history"] = json.loads(state["history"].tobytes())
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
         raise FileError(f"{path}: not a checkpoint") from None
-    return Checkpoint(path, state, tensors, facts)
+    return Checkpoint(path, state, facts)
 
 
 def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:

@@ -24,9 +24,7 @@ from .data.types import Array
 from .errors import DataError, DeviceError, FileError
 from .losses import Loss
 from .model import Sequential
-from .tensor_file import read_tensors, write_tensors
-
-NET = "net."  # begins the names of parameters
+from .tensor_file import NET, read_tensors, write_tensors
 
 
 @dataclass(eq=False)

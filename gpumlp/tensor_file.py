@@ -20,7 +20,12 @@ from .files import write_atomically
 
 FORMAT = 2
 ENTRY = "gpumlp"  # of the metadata: one, because its order with others would be arbitrary
-DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
+NET = "net."  # begins the names of a network's parameters
+DTYPES = {  # of NumPy, and as safetensors calls them
+    **{"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+}
 
 
 def write_tensors(
@@ -29,14 +34,23 @@ def write_tensors(
     """Write arrays and facts (what JSON can hold) to `path`, and return their sha256.
 
     As in `write_atomically`, which also says what `generations` are and what is raised. Pieces are
-    written from where they lie: safetensors' own `save` would hold all of them three times.
+    written from where they lie: safetensors' own `save` would hold all of them three times. Raises
+    TypeError for an array of other things than numbers.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in sorted(tensors.items())}
+    arrays = {name: _plain(name, array) for name, array in sorted(tensors.items())}
     facts = {"format": FORMAT, **facts}
     digest = _digest(arrays, facts)
     start = _start(arrays, facts | {"sha256": digest})
     write_atomically(path, chain([start], map(_bytes, arrays.values())), generations)
     return digest
+
+
+def _plain(name: str, array: Array) -> Array:
+    """Return an array as files hold it: in the order of C, and of bytes from the smallest on."""
+    array = np.asarray(array, order="C")
+    if array.dtype.name not in DTYPES:
+        raise TypeError(f"{name}: arrays of {array.dtype} cannot be saved")
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def file_size(tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> int:
