@@ -265,11 +265,14 @@ struct Silu {
 
 // z (1 + tanh u) / 2 = z sigmoid(2u) with u = sqrt(2/pi) (z + 0.044715 z^3)
 struct Gelu {
+    static constexpr float FAR = 32.0f;
     SCALAR float doubled(float z) { return z * (1.59576912f + 0.0713548163f * (z * z)); }
     SCALAR float value(float z) { return z * Silu::gate(doubled(z)); }
     SCALAR float slope(float z) {
-        const float s = Silu::gate(doubled(z));
-        return s * (1.0f + z * ((1.0f - s) * (1.59576912f + 0.214064449f * (z * z))));
+        float x = z < -FAR ? -FAR : z;  // beyond it the slope is 0 or 1, and z^3 overflows
+        x = x > FAR ? FAR : x;
+        const float s = Silu::gate(doubled(x));
+        return s * (1.0f + x * ((1.0f - s) * (1.59576912f + 0.214064449f * (x * x))));
     }
 };
 

@@ -33,6 +33,7 @@ LOWEST = {char: float(np.log(np.finfo(char).tiny)) for char in "fd"}
 LEAKY_SLOPE = 0.01
 GELU_SCALE = sqrt(2 / pi)
 GELU_CUBIC = 0.044715
+FAR = 1e30
 
 
 def _identity(xp: Any, a: Array, z: Array) -> None:
@@ -110,8 +111,8 @@ def _gelu_inner(xp: Any, t: Array, z: Array) -> None:
 def _gelu(xp: Any, a: Array, z: Array) -> None:
     _gelu_inner(xp, a, z)
     a += 1
-    a *= z
     a *= 0.5
+    a *= z
 
 
 def _gelu_derivative(xp: Any, d: Array, z: Array, t: Array) -> None:
@@ -121,6 +122,7 @@ def _gelu_derivative(xp: Any, d: Array, z: Array, t: Array) -> None:
     d *= 3 * GELU_SCALE * GELU_CUBIC
     d += GELU_SCALE
     d *= z
+    xp.clip(d, -FAR, FAR, out=d)  # z³ overflows where 1 - t or 1 + t is 0
     t *= -1
     t += 1
     d *= t  # z (1 - t) u'
