@@ -2,13 +2,16 @@
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from .errors import FileError
 
+SMALL = 2**24  # bytes
 TEMPORARY = ".tmp"  # ends the names of files that are being written
 
 
@@ -63,6 +66,24 @@ def write_synced(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         os.fsync(file.fileno())
 
 
+def read_small(path: Path) -> bytes:
+    """Return the content of a file of ours, which is small.
+
+    Raises FileError for one that is not there, is large, or is no file: a pipe may never end.
+    """
+    with file_errors(path):
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > SMALL:
+            raise FileError(f"{path}: is not what gpumlp wrote")
+        return path.read_bytes()
+
+
+def open_to_add(path: Path) -> IO[bytes]:
+    """Open a file to write behind what it holds; OSError for a pipe that nobody reads."""
+    at_once = getattr(os, "O_NONBLOCK", 0)  # not on Windows
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | at_once, 0o666))
+
+
 def remove_temporary(folder: Path) -> None:
     """Remove what processes left in a folder that were killed in `write_atomically`."""
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -80,7 +101,7 @@ def make_folder(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Wait until what was added to a file is on the disk."""
-    with path.open("ab") as file:
+    with open_to_add(path) as file:
         os.fsync(file.fileno())
 
 

@@ -19,12 +19,14 @@ from .config_file import dump_config, load_config, parse_config
 from .data.prepare import Prepared
 from .errors import ConfigError, DataError, DeviceError, FileError
 from .experiment import Experiment
-from .files import file_errors
+from .files import file_errors, read_small
+from .ranges import whole_number
 from .run_folder import CHECKPOINTS, RunFolder
 from .run_place import ENVIRONMENT, MARK
 from .trainer import Trainer
 
 SUMMARY = {"epochs", "steps", "seconds", "samples_per_s", "stop_reason", "best_epoch"}
+MOST_THREADS = 4096
 # What of env.json decides about bits.
 DECISIVE = ("packages", "blas", "kernels", "gpu", "cuda_runtime", "cublaslt")
 
@@ -32,10 +34,10 @@ DECISIVE = ("packages", "blas", "kernels", "gpu", "cuda_runtime", "cublaslt")
 def finished_summary(path: Path) -> dict[str, Any] | None:
     """Return the summary of a run that is done; None for one that can go on."""
     try:
-        summary = json.loads((path / "summary.json").read_bytes())
+        summary = json.loads(read_small(path / "summary.json"))
         done = summary["status"] == "done" and summary.keys() >= SUMMARY
         done = done and (path / "model.safetensors").is_file()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return summary | {"run_dir": str(path)} if done else None
 
@@ -71,12 +73,14 @@ class Resumed:
         self.folder, self._config, self._warn = folder, config, warn
         self.environment = folder.read_environment()
         try:
-            self._threads = [int(pool["num_threads"]) for pool in self.environment["blas"]]
-            self._steps = [int(one["step"]) for one in self.environment.get("resumed", [])]
+            blas, resumed = self.environment["blas"], self.environment.get("resumed", [])
+            self._threads = [whole_number("num_threads", p["num_threads"], 1) for p in blas]
+            self._steps = [whole_number("step", one["step"], 0) for one in resumed]
             self._data = dict(self.environment["data"])
+            if max(self._threads, default=1) > MOST_THREADS:
+                raise ValueError(f"{max(self._threads)} threads")
         except (KeyError, TypeError, ValueError) as error:
-            path = folder.path / ENVIRONMENT
-            raise FileError(f"{path}: is not what gpumlp wrote ({error!r})") from None
+            raise self._odd(error) from None
         self._place = folder.path / CHECKPOINTS
         self.checkpoint: Checkpoint | None = newest_checkpoint(self._place, warn)
         if self.checkpoint is not None:
@@ -95,6 +99,11 @@ class Resumed:
             return Experiment.build(self._config, device)
         except DeviceError as error:
             raise DeviceError(f"{self.folder.path}: began on {device}: {error}") from None
+        except ValueError as error:  # no name of a device
+            raise self._odd(error) from None
+
+    def _odd(self, error: Exception) -> FileError:
+        return FileError(f"{self.folder.path / ENVIRONMENT}: is not what gpumlp wrote ({error!r})")
 
     def threads(self) -> AbstractContextManager[Any]:
         """Give matrix products as many threads as the run began with: their bits depend on it."""

@@ -16,7 +16,14 @@ from .config import Config, Log
 from .config_file import dump_config
 from .errors import FileError
 from .events import Callback, Record
-from .files import file_errors, remove_temporary, sync_file, write_atomically
+from .files import (
+    file_errors,
+    open_to_add,
+    read_small,
+    remove_temporary,
+    sync_file,
+    write_atomically,
+)
 from .gradients.norms import GradientNorms
 from .json_text import to_json
 from .run_place import ENVIRONMENT, LOG, MARK, make, take
@@ -100,9 +107,9 @@ class RunFolder(Callback):
         """Return what env.json holds. Raises FileError when it cannot be read."""
         path = self.path / ENVIRONMENT
         try:
-            read = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise FileError(f"{path}: cannot be read: {error}") from None
+            read = json.loads(read_small(path))
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"{path}: is not what gpumlp wrote ({error})") from None
         if not isinstance(read, dict):
             raise FileError(f"{path}: is not what gpumlp wrote")
         return read
@@ -135,8 +142,8 @@ class RunFolder(Callback):
 
     def _append(self, name: str, text: str) -> None:
         path = self.path / name
-        with file_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with file_errors(path), open_to_add(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def csv_line(record: Record, first: bool = False) -> str:

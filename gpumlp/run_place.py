@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import ConfigError, FileError
-from .files import file_errors, make_folder, sync_folder, write_synced
+from .files import file_errors, make_folder, open_to_add, sync_folder, write_synced
 from .lock import lock
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder; who runs there locks it
@@ -59,7 +59,7 @@ def take(path: Path) -> IO[Any]:
 
 def _locked(file: Path, folder: Path) -> IO[Any]:
     """Return an open file that is locked for this process."""
-    opened = file.open("ab")
+    opened = open_to_add(file)
     if not lock(opened) or not _is_there(opened, file):
         opened.close()
         raise ConfigError(f"{folder}: another process is running there")

@@ -16,7 +16,7 @@ from .callbacks import ProgressBar
 from .checkpoints import Checkpoints, newest
 from .config import Config
 from .config_file import config_text, dump_config, load_config, shipped_configs
-from .console import guarded
+from .console import guarded, show
 from .dry_run import dry_run, dry_run_report
 from .environment import describe
 from .errors import ConfigError, DivergedError, FileError, GpumlpError, StateError
@@ -271,14 +271,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         config = load_config(options.config, overrides(options))
     if options.print_config:
-        print(dump_config(config), end="")
+        show(dump_config(config).removesuffix("\n"))
         return 0
     if options.dry_run and options.profile:
         raise ConfigError("--profile needs a training, and --dry-run does none: give one of them")
     if options.dry_run:
         experiment = Experiment.build(config)
         found = dry_run(experiment)
-        print(to_json(found) if options.json else dry_run_report(experiment, found))
+        show(to_json(found) if options.json else dry_run_report(experiment, found))
         return 0
     summary, code = train(config, options, path or default_path(config.name), say)
     report_result(summary, options)
@@ -305,8 +305,8 @@ def run_path(options: argparse.Namespace) -> Path | None:
 def report_result(summary: dict[str, Any], options: argparse.Namespace) -> int:
     """Print a summary as it was asked for."""
     if "profile" in summary and not options.json:
-        print(profile_table(summary["profile"]))
-    print(to_json(summary) if options.json else result(summary), flush=True)
+        show(profile_table(summary["profile"]))
+    show(to_json(summary) if options.json else result(summary))
     return 0
 
 

@@ -7,6 +7,7 @@ far the epoch has come, and the history are everything.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -82,6 +83,8 @@ def put_state(trainer: "Trainer", state: Mapping[str, Any]) -> Fit | None:
         _check_arrays(arrays, given)
         epoch, step = _whole(state["epoch"]), _whole(state["step"])
         history = [_record(record) for record in state["history"]]
+        if len(history) != epoch:
+            raise StateError(f"the state is none: epoch {epoch}, with a history of {len(history)}")
         fit = None if state["fit"] is None else _fit(state["fit"], epoch, step)
         if fit is not None and callback_states(trainer).keys() != fit.callbacks.keys():
             different = ", ".join(sorted(callback_states(trainer).keys() ^ fit.callbacks.keys()))
@@ -144,11 +147,11 @@ def _fit(found: Mapping[str, Any], epoch: int, step: int) -> Fit:
     best_epoch, reason = found["best_epoch"], found["stop_reason"]
     return Fit(
         began,
-        float(found["seconds"]),
+        _seconds(found["seconds"]),
         None if best_epoch is None else _whole(best_epoch),
         None if reason is None else str(reason),
         progress,
-        float(found["epoch_seconds"]),
+        _seconds(found["epoch_seconds"]),
         {name: dict(remembered) for name, remembered in found["callbacks"].items()},
     )
 
@@ -168,6 +171,12 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or int(value) != value or not 0 <= value <= LARGEST:
         raise StateError(f"the state is none: {value!r} steps or epochs")
     return int(value)
+
+
+def _seconds(value: Any) -> float:
+    if not 0 <= value < inf:
+        raise StateError(f"the state is none: {value!r} seconds")
+    return float(value)
 
 
 def _record(given: Mapping[str, Any]) -> Record:

@@ -546,6 +546,8 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: facts["training"].update(step=2**60),
         lambda tensors, facts: facts["training"]["fit"].update(began=[0, 2**50]),
         lambda tensors, facts: facts["training"]["fit"].update(seconds="long"),
+        lambda tensors, facts: facts["training"]["fit"].update(seconds=float("inf")),
+        lambda tensors, facts: facts["training"].update(epoch=2),
         lambda tensors, facts: facts["training"]["fit"].update(best_epoch=[]),
         lambda tensors, facts: facts["training"]["fit"].update(callbacks=[]),
         lambda tensors, facts: facts["training"]["fit"]["progress"].update(position=999),
@@ -571,7 +573,11 @@ def test_a_made_up_checkpoint_is_refused_however_right_its_checksum(change, run,
     assert "last.safetensors" in err
 
 
-ODD = [{"blas": 3}, {"blas": [3]}, {"blas": [{"num_threads": "x"}]}, {"resumed": [{}]}, {"data": 1}]
+ODD = [
+    *({"blas": 3}, {"blas": [3]}, {"blas": [{"num_threads": "x"}]}, {"resumed": [{}]}, {"data": 1}),
+    *({"blas": [{"num_threads": n}]} for n in (float("inf"), 10**20, -3, 0, True)),
+    {"device": "foo"},
+]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
@@ -580,6 +586,28 @@ def test_an_environment_of_odd_things_is_a_file_error(odd, run, break_off):
     path = Path("run/env.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | odd))
     assert "env.json: is not what gpumlp wrote" in refused(run("--resume", "run", config=None), 6)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("summary.json", 0), ("env.json", 6), ("run.log", 6), ("metrics.jsonl", 0), ("model", 0)],
+)
+def test_a_pipe_in_a_run_folder_is_not_waited_for(name, code, run, break_off):
+    break_off(8)
+    path = Path("run", name if "." in name else f"{name}.safetensors")
+    path.unlink()
+    os.mkfifo(path)
+    found, _, err = run("--resume", "run", config=None)
+    assert found == code
+    assert code == 0 or name in err
+
+
+def test_an_environment_that_is_huge_is_not_read(run, break_off):
+    break_off(8)
+    with Path("run/env.json").open("r+b") as file:
+        file.truncate(2**33)  # of which the disk holds next to nothing
+    assert "env.json" in refused(run("--resume", "run", config=None), 6)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000])

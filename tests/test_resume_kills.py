@@ -53,6 +53,8 @@ def test_a_run_that_gets_signals_again_and_again_ends_with_the_same_bits(name, t
     both = [signal.SIGTERM, signal.SIGINT]
     found = verify(arguments(name), tmp_path, -(-SIGNALS // len(CONFIGS)), both)
     assert found.differences == []
+    # others come before a process has its handlers, and end it as they end any
+    assert any(kill.code in (130, 143) for kill in found.kills)
 
 
 def test_the_command_says_what_it_did(capsys, tmp_path):

@@ -694,14 +694,12 @@ def test_a_run_folder_below_a_file_exits_6(more, run, here):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.csv", "run.log"])
 def test_a_disk_that_fills_up_in_an_epoch_exits_6_and_names_the_file(name, run, here, monkeypatch):
-    opened = Path.open
-
-    def full(path, mode="r", *arguments, **options):
-        if path.name == name and mode != "r":
+    def full(path, mode="r", *arguments, opened=open, **options):
+        if mode == "ab" and path.name == name:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return opened(path, mode, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("builtins.open", full)
     err = run("--run-dir", "run").err
     assert f"run/{name}: No space left on device" in err.splitlines()[-1]
     assert run("--run-dir", "other", "-q").code == 6

@@ -29,7 +29,7 @@ from .cublaslt import CublasLt
 from .epilogues import with_epilogues
 from .launch import DeviceCall, KernelCall, Kernels
 from .products import ProductCall, Products
-from .tuning import Choices
+from .tuning import Choices, choices_of
 
 INSTALL = 'pip install "cupy-cuda12x[ctk]"  (or cupy-cuda13x: nvidia-smi shows the CUDA version)'
 
@@ -170,7 +170,7 @@ class CudaBackend(FusedBackend):
     def choose_as(self, choices: Mapping[str, Any]) -> None:
         """As in `Backend`."""
         if self.dtype == np.float32:  # in float64 products are CuPy's own
-            self.products.choices.given = dict(choices)
+            self.products.choices.given = choices_of(choices)
 
     # ------------------------------------------------------------ kernels and products
 

@@ -6,12 +6,13 @@ that is resumed brings its own choices along, which come before those of the fil
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import FileError
-from ...files import write_atomically
+from ...files import read_small, write_atomically
 
 
 class Choices:
@@ -49,8 +50,12 @@ class Choices:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            read = json.loads(self.path.read_bytes()) if self.path else {}
-        except (OSError, ValueError, RecursionError):
+            return choices_of(json.loads(read_small(self.path)) if self.path else {})
+        except (FileError, ValueError, RecursionError):
             return {}
-        entries = read.items() if isinstance(read, dict) else ()
-        return {key: choice for key, choice in entries if isinstance(choice, list)}
+
+
+def choices_of(read: Any) -> dict[str, list[Any]]:
+    """Return what looks like choices in what was read from a file."""
+    entries = read.items() if isinstance(read, Mapping) else ()
+    return {key: choice for key, choice in entries if isinstance(choice, list)}
