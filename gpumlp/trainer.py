@@ -241,7 +241,7 @@ class Trainer:
         training = self.training_step(x, y, sample_weight)
         batches, engine = training.batches, get_engine(self.engine, training)
         self.engine = engine.name
-        resumed = self._resumed or Fit((self.epoch, self.step), 0.0, None, None, None, 0.0, {})
+        resumed = self._resumed or Fit((self.epoch, self.step))
         training.check(resumed.progress)
         self.began, self.best_epoch, self._stopped = resumed.began, resumed.best_epoch, None
         self.interrupted, self.stop_reason = False, None

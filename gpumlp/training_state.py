@@ -8,6 +8,7 @@ far the epoch has come, and the history are everything.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,12 @@ class Fit(NamedTuple):
     """
 
     began: tuple[int, int]
-    seconds: float
-    best_epoch: int | None
-    stop_reason: str | None
-    progress: Progress | None
-    epoch_seconds: float
-    callbacks: dict[str, dict[str, Any]]
+    seconds: float = 0.0
+    best_epoch: int | None = None
+    stop_reason: str | None = None
+    progress: Progress | None = None
+    epoch_seconds: float = 0.0
+    callbacks: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 def take_state(trainer: "Trainer") -> State:
