@@ -1,6 +1,7 @@
 """Go on with a run: its last checkpoint, and what must not have changed since it began."""
 
 import json
+import re
 import shlex
 import time
 import tomllib
@@ -27,6 +28,7 @@ from .trainer import Trainer
 
 SUMMARY = {"epochs", "steps", "seconds", "samples_per_s", "stop_reason", "best_epoch"}
 MOST_THREADS = 4096
+DEVICE = re.compile("auto|cpu|cuda(:[0-9]{1,4})?")
 # What of env.json decides about bits.
 DECISIVE = ("packages", "blas", "kernels", "gpu", "cuda_runtime", "cublaslt")
 
@@ -77,10 +79,14 @@ class Resumed:
             self._threads = [whole_number("num_threads", p["num_threads"], 1) for p in blas]
             self._steps = [whole_number("step", one["step"], 0) for one in resumed]
             self._data = dict(self.environment["data"])
+            self._device: str = self.environment.get("device", config.device)
+            if not DEVICE.fullmatch(self._device):
+                raise ValueError(f"device {self._device!r}")
             if max(self._threads, default=1) > MOST_THREADS:
                 raise ValueError(f"{max(self._threads)} threads")
         except (KeyError, TypeError, ValueError) as error:
-            raise self._odd(error) from None
+            path = folder.path / ENVIRONMENT
+            raise FileError(f"{path}: is not what gpumlp wrote ({error!r})") from None
         self._place = folder.path / CHECKPOINTS
         self.checkpoint: Checkpoint | None = newest_checkpoint(self._place, warn)
         if self.checkpoint is not None:
@@ -93,17 +99,10 @@ class Resumed:
 
     def build(self) -> Experiment:
         """Return the experiment, on the device on which the run began."""
-        found = self.environment.get("device")
-        device = found if isinstance(found, str) else self._config.device
         try:
-            return Experiment.build(self._config, device)
+            return Experiment.build(self._config, self._device)
         except DeviceError as error:
-            raise DeviceError(f"{self.folder.path}: began on {device}: {error}") from None
-        except ValueError as error:  # no name of a device
-            raise self._odd(error) from None
-
-    def _odd(self, error: Exception) -> FileError:
-        return FileError(f"{self.folder.path / ENVIRONMENT}: is not what gpumlp wrote ({error!r})")
+            raise DeviceError(f"{self.folder.path}: began on {self._device}: {error}") from None
 
     def threads(self) -> AbstractContextManager[Any]:
         """Give matrix products as many threads as the run began with: their bits depend on it."""

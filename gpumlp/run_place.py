@@ -169,6 +169,7 @@ def restore(path: Path) -> bool:
         if left.suffix == OLD:
             with file_errors(path):
                 left.rename(path.resolve())
+                sync_folder(path.resolve().parent)
             return True
     return False
 
