@@ -6,7 +6,6 @@ A file that is missing or damaged costs what it holds and no more; `problems` sa
 import csv
 import io
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..errors import ConfigError, FileError
 from ..events import Record
 from ..run_place import MARK
 from ..saved_model import SavedModel, load_model
+from ..toml_text import read_toml
 
 LOG_LINES = 20
 LARGEST_EPOCH = 2**53
@@ -119,10 +119,10 @@ def _text(run: RunFiles, name: str) -> str:
 
 def _config(run: RunFiles) -> Config | None:
     try:
-        return parse_config(tomllib.loads(run.config_text), MARK)
+        return parse_config(read_toml(run.config_text), MARK)
     except ConfigError as error:  # of another version, or changed by hand
         run.problems.append(f"this gpumlp does not understand the configuration: {error}")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         run.problems.append(f"{MARK} is damaged: {error}")
     return None
 
