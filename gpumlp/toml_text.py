@@ -21,12 +21,12 @@ NO_PART_OF_A_KEY = re.compile(r"[^\w\-. \t]+")
 
 
 def read_toml(text: str) -> dict[str, Any]:
-    """Return what a text in TOML says.
+    r"""Return what a text in TOML says.
 
     Raises ValueError for one that is too large or too deep, and `tomllib.TOMLDecodeError`, which is
     a ValueError, for what is no TOML.
 
-    >>> read_toml("[optimizer]\\nlr = 0.5")
+    >>> read_toml("[optimizer]\nlr = 0.5")
     {'optimizer': {'lr': 0.5}}
     """
     if len(text) > LARGEST:

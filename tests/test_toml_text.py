@@ -1,6 +1,7 @@
 """`read_toml`: what it takes, and that its time grows with the length of a text and no faster."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,8 @@ def test_a_text_without_an_end_is_refused_at_once(text):
 )
 def test_the_largest_text_is_read_or_refused_in_seconds(start):
     begin = time.process_time()
-    try:
+    with suppress(ValueError):
         read_toml(start * (LARGEST // len(start)))
-    except ValueError:
-        pass
     assert time.process_time() - begin < 5
 
 

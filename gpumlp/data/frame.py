@@ -14,6 +14,7 @@ from .types import Array, Rows
 
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that it stores as a column
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
+EXACT = 2**53  # the integers up to here are float64 numbers, each its own
 MAX_COMPARED = 1000  # names among which a similar one is looked for
 
 
@@ -77,13 +78,21 @@ class Frame:
         return column
 
     def labels(self, name: str) -> Array:
-        """Return a target column: numbers if all its cells are, otherwise text, all given."""
+        """Return a target column, all given: numbers if all its cells are, otherwise text.
+
+        Text, too, where numbers would not tell the cells apart, as 007 and 7 or those beyond 2^53.
+        """
         (column,) = self.pick([name])
         self.refuse_missing(column, name, "the target")
         if not isinstance(column, Text):
             return column
-        numbers = all(map(NUMBER.fullmatch, column.values))
-        return np.array(column.values, np.float64 if numbers else np.str_)[column.codes]
+        values = np.array(column.values, np.str_)
+        if all(map(NUMBER.fullmatch, column.values)):
+            numbers = values.astype(np.float64)
+            vague = (abs(numbers) >= EXACT) & (numbers == np.floor(numbers)) & np.isfinite(numbers)
+            if len(np.unique(numbers)) == len(numbers) and not vague.any():
+                values = numbers
+        return values[column.codes]
 
     def refuse_missing(
         self, column: Array | Text, name: str, what: str = "the cell", way_out: str = ""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from .csv_column import MAX_TEXT
-from .frame import INDEX, Frame, Text, choose
+from .frame import EXACT, INDEX, Frame, Text, choose
 from .place import Source, place
 from .reading import blame, open_data
 from .types import Array
@@ -17,7 +17,6 @@ from .types import Array
 MAX_BYTES = 16 * 2**30  # of the columns as float64
 MAX_VALUES_PER_BYTE = 2**16  # a run of equal values takes a few bytes; beyond this it is a bomb
 FREE_VALUES = 2**22  # 32 MB, whatever the size of the file
-EXACT = 2**53  # the integers up to here are float64 numbers, each its own
 BLOCK_ROWS = 2**16
 LIMITS = {"thrift_string_size_limit": 2**26, "thrift_container_size_limit": 2**20}
 
