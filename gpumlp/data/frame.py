@@ -86,7 +86,7 @@ class Frame:
         self.refuse_missing(column, name, "the target")
         if not isinstance(column, Text):
             return column
-        values = np.array(column.values, np.str_)
+        values: Array = np.array(column.values, np.str_)
         if all(map(NUMBER.fullmatch, column.values)):
             numbers = values.astype(np.float64)
             vague = (abs(numbers) >= EXACT) & (numbers == np.floor(numbers)) & np.isfinite(numbers)
