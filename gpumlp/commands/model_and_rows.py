@@ -40,10 +40,15 @@ def open_model(options: argparse.Namespace) -> SavedModel:
 
 def open_rows(options: argparse.Namespace, model: SavedModel) -> tuple[Array, str]:
     """Return rows x (N, D), unscaled, of --data or the run's own source, and what these are."""
-    source = options.data or model.config.data.source
+    source = source_of(options, model)
     x, named = load_rows(source, model.config.data, model.columns)
     check_width(x, model, source)
     return x, named
+
+
+def source_of(options: argparse.Namespace, model: SavedModel) -> str:
+    """Return the source that --data names, or the run's own."""
+    return model.config.data.source if options.data is None else str(options.data)
 
 
 def check_width(x: Array, model: SavedModel, source: str) -> None:
