@@ -15,6 +15,7 @@ from .types import Array, Rows
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that it stores as a column
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
 EXACT = 2**53  # the integers up to here are float64 numbers, each its own
+MAX_COLUMNS = 2**17  # each with a name; more are no table
 MAX_COMPARED = 1000  # names among which a similar one is looked for
 
 
@@ -54,6 +55,7 @@ class Frame:
                 f"{source}: has shape {array.shape}, which has no columns to choose a target from; "
                 "data.target can be a file of its own"
             )
+        check_width(array.shape[1], source)
         columns = {str(i): column for i, column in enumerate(array.T)}
         return cls(columns, Source(source))
 
@@ -110,6 +112,15 @@ class Frame:
                 f"{place(self.source, int(np.argmax(missing)), name)}: {what} has no value; "
                 f"{count} such cell{'s' if count > 1 else ''}{way_out}"
             )
+
+
+def check_width(count: int, source: str) -> None:
+    """Raise DataError for more columns than a table has."""
+    if count > MAX_COLUMNS:
+        raise DataError(
+            f"{source}: {count} columns to choose from, at most {MAX_COLUMNS}; give x and the "
+            "target as arrays of an npz, or the target as a file of its own beside an npy or IDX"
+        )
 
 
 def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import DataError
-from .reading import blame, open_data
+from .reading import blame, check_memory, open_data
 from .table import NUMERIC
 from .types import Array
 
@@ -65,6 +65,7 @@ def check_header(stream: BinaryIO, size: int, what: str) -> None:
             f"{what} declares shape {shape} of {np.dtype(dtype)}, {declared} bytes, "
             f"but {rest} follow"
         )
+    check_memory(declared, what)
 
 
 def read_array(stream: BinaryIO) -> Array:
