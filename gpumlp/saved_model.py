@@ -153,7 +153,14 @@ def _assembled(
     backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
-        parameter.value[...] = backend.asarray(tensors[f"{NET}{parameter.name}"])
+        with np.errstate(over="ignore"):
+            value = tensors[f"{NET}{parameter.name}"].astype(backend.dtype)
+        finite = np.isfinite(value)
+        if parameter.name == f"{len(network.layers) - 1}.bias" and targets.classes and finite.any():
+            finite |= value == -np.inf  # excludes a class
+        if not finite.all():
+            raise ValueError(f"{parameter.name} is not finite")
+        parameter.value[...] = backend.asarray(value)
     return SavedModel(
         config,
         network,

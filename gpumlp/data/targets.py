@@ -1,5 +1,6 @@
 """Encode the targets of each task as the numbers that a loss takes, and class names back."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from .place import place
 from .table import check_finite
 from .types import Array
 
+NO_TEXT = re.compile("[\0\\ud800-\\udfff]")  # what some kind of file that names classes cannot hold
 TASKS = ("multiclass", "binary", "multilabel", "regression")
 
 
@@ -104,6 +106,7 @@ class Targets:
             and outputs >= 1
             and (task != "binary" or outputs == 1)
             and are_names(classes)
+            and not any(map(NO_TEXT.search, classes))
             and len(classes) == wanted
         ):
             raise ValueError(f"no targets: {task!r}, {outputs!r} outputs, classes {classes!r:.60}")
