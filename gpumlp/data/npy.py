@@ -69,6 +69,12 @@ def check_header(stream: BinaryIO, size: int, what: str) -> None:
 
 
 def read_array(stream: BinaryIO) -> Array:
-    """Return the array of an npy stream whose header was checked; objects are never unpickled."""
+    """Return the array of an npy stream whose header was checked; objects are never unpickled.
+
+    Raises what NumPy's parser raises, and ValueError for a bool that is neither true nor false.
+    """
     array: Array = npy.read_array(stream, allow_pickle=False)
+    for part in [array[name] for name in array.dtype.names or ()] or [array]:
+        if part.dtype.kind == "b" and (part.view(np.uint8) > 1).any():
+            raise ValueError("a bool is neither 0 nor 1")
     return array

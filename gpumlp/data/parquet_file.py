@@ -216,13 +216,17 @@ class _Column:
         texts = column.dictionary.take(pyarrow.array(used[used >= 0])).to_pylist()
         written = [None] * (len(used) - len(texts)) + [_as_text(text) for text in texts]
         codes = [self._code(text) for text in written]
-        self._check_lengths(written, inverse)
+        self._check_texts(written, inverse)
         return np.array(codes, np.int64)[inverse]
 
     def _code(self, text: str | None) -> int:
         return -1 if not text else self._known.setdefault(text, len(self._known))
 
-    def _check_lengths(self, written: Sequence[str | None], inverse: Array) -> None:
+    def _check_texts(self, written: Sequence[str | None], inverse: Array) -> None:
+        null = np.array([text is not None and "\0" in text for text in written], np.bool_)
+        if null.any():
+            row = self._count + int(np.argmax(null[inverse]))
+            raise DataError(f"{place(self._source, row, self.name)}: a text with a NUL character")
         long = np.array([text is not None and len(text) > MAX_TEXT for text in written], np.bool_)
         if long.any():
             row = int(np.argmax(long[inverse]))
