@@ -159,6 +159,26 @@ def test_the_largest_file_is_refused_within_seconds(path, text, words):
     assert process_time() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"seed={'1' * LARGE}x", "expected an integer"),
+        ("model.hidden=[" + '"a",' * 65_536 + "]", "65536 problems"),
+        (f"model.hidden=[{'0,' * (LARGE // 2)}]", "list of more than 65536 entries"),
+        ("model.hidden=[" + "'\"" * (LARGE // 2), "the value is not valid TOML"),
+        (f"model.hidden=[{',a' * (LARGE // 2)}!", "the value is not valid TOML"),
+        (f"a{'.a' * (LARGE // 2)}=1", "has no place for a.a"),
+        (f"name={'.' * LARGE}", "1 to 100 letters"),
+    ],
+    ids=["digits", "texts", "zeros", "quotes", "words", "parts", "dots"],
+)
+def test_the_largest_setting_is_refused_within_seconds(override, words):
+    began = process_time()
+    with pytest.raises(ConfigError, match=words):
+        load_config("digits", [override])
+    assert process_time() - began < 5
+
+
 @pytest.mark.parametrize("word", ["1__0", "1_", "_1", "1_.5", "१", "1" * 10_000 + "x"])
 def test_a_text_that_nearly_is_a_number_is_refused(path, word):
     path.write_text(f'seed = "{word}"\n{DATA}', encoding="utf-8")
