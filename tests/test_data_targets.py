@@ -179,6 +179,7 @@ def test_labels_that_are_one_number_are_refused_with_the_row(other):
     assert "row 2 (counted from 0): the labels" in problem or "row 1 (counted" in problem
     assert f'"{other}"' in problem
     assert '"7"' in problem
+    assert 'write them alike, or as text such as "x' in problem
 
 
 def test_labels_beyond_what_float64_tells_apart_stay_text():

@@ -18,7 +18,7 @@ from ..errors import DataError
 from .csv_column import Cells, Column
 from .frame import Frame, check_width, choose
 from .place import Source
-from .reading import blame, check_unpacked, open_data
+from .reading import FREE_SIZE, blame, check_unpacked, open_data
 from .types import Array
 
 QUOTED = re.compile(r'"[^"]*"')
@@ -66,7 +66,7 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
     """Yield the lines of a text, with limits on what is read at once and on the whole."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    packed_size = os.fstat(stream.fileno()).st_size if packed else MAX_SIZE
+    packed_size = os.fstat(stream.fileno()).st_size
     binary = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
     text, number, size = io.TextIOWrapper(binary, "utf-8-sig", newline=""), 0, 0
     while True:
@@ -81,7 +81,8 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
         number, size = number + 1, size + len(line)
         if len(line) == MAX_LINE or size > MAX_SIZE:
             raise DataError(f"{source}: line {number} is too long, or the file too large")
-        check_unpacked(size, packed_size, source, "unpack it first")
+        if packed and size > FREE_SIZE:
+            check_unpacked(size, packed_size, source, "unpack it first")
         if "\0" in line:
             raise DataError(f"{source}: line {number} has a NUL character: no csv file")
         if not line:

@@ -59,11 +59,6 @@ def blame(what: str, kind: str) -> Iterator[None]:
         ) from error
 
 
-def most_unpacked(packed: int) -> int:
-    """Return the bytes that so many packed ones are believed to hold."""
-    return max(FREE_SIZE, MAX_RATIO * packed)
-
-
 def check_unpacked(unpacked: int, packed: int, what: str, way_out: str) -> None:
     """Raise DataError about what unpacks to more than is believed, before it is.
 
@@ -72,7 +67,7 @@ def check_unpacked(unpacked: int, packed: int, what: str, way_out: str) -> None:
     gpumlp.errors.DataError: x.npz: unpacks to more than 100 times its size, as bombs do; if you \
 trust it, save it with np.savez
     """
-    if unpacked > most_unpacked(packed):
+    if unpacked > max(FREE_SIZE, MAX_RATIO * packed):
         raise DataError(
             f"{what}: unpacks to more than {MAX_RATIO} times its size, as bombs do; "
             f"if you trust it, {way_out}"

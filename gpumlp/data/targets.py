@@ -173,7 +173,7 @@ def _refuse_spellings(texts: list[str], inverse: npt.NDArray[np.intp], source: s
         if other != text and abs(value) < EXACT:
             raise DataError(
                 f'{place(source, int(np.argmax(inverse == i)))}: the labels "{other}" and "{text}" '
-                "are the same number; write one label in one way, and several as no numbers"
+                f'are the same number; write them alike, or as text such as "x{text}"'
             )
 
 
