@@ -72,7 +72,10 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     _make_paths_absolute(mapping, path.parent)
     problems = [problem for text in overrides if (problem := _override(mapping, text))]
     _make_paths_absolute(mapping, Path())
-    return _checked(mapping, str(path), problems)
+    config = _checked(mapping, str(path), problems)
+    if len(dump_config(config)) > LARGEST:  # which a run and a model keep, and read again
+        raise ConfigError(f"{path}: with every default, more than {LARGEST} characters")
+    return config
 
 
 def parse_config(mapping: Mapping[str, Any], where: str = "config") -> Config:

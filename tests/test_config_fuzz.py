@@ -147,8 +147,12 @@ LARGE = 2**20 - 200
         ("".join(f"kqz{i} = 1\n" for i in range(LARGE // 13)) + DATA, "unknown key"),
         (f"precision = '{'a' * LARGE}'\n{DATA}", "must be one of"),
         (f"a{'.a' * (LARGE // 2)} = 1\n{DATA}", "nested more than 20 deep"),
+        (
+            "[data]\nsource = 'a.csv'\nfeatures = [" + "'name_of_one'," * 65_536 + "]",
+            "with every default, more than 1048576 characters",
+        ),
     ],
-    ids=["digits", "underscores", "texts", "zeros", "layers", "keys", "word", "parts"],
+    ids=["digits", "underscores", "texts", "zeros", "layers", "keys", "word", "parts", "names"],
 )
 def test_the_largest_file_is_refused_within_seconds(path, text, words):
     path.write_text(text)
