@@ -5,7 +5,6 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from .config_checks import clashes, quoted
 from .data.sources import is_file
 from .errors import ConfigError
 from .suggestions import did_you_mean, meant_values, nearest_key, nearest_name, syntax_hint
+from .toml_text import DEEPEST, LARGEST, TOO_DEEP, read_toml
 
 EXPECTED = {
     "bool_type": "expected true or false",
@@ -41,10 +41,8 @@ LONGEST_VALUE = 60
 LONGEST_NAME = 200  # of a key, or of what --set was given, in a message
 LONGEST_LIST = 4  # of shipped configurations, in a message
 MOST_PROBLEMS = 20  # in a message
-LARGEST_FILE = 2**20  # bytes
+MOST_ENTRIES = 2**16  # of a list; each wrong one is a problem
 LARGEST_INTEGER = 2**1023  # Python writes none of more than 4300 digits
-DEEPEST = 20  # tables and lists within each other; no key is deeper than 4
-TOO_DEEP = f"tables or lists nested more than {DEEPEST} deep"
 
 
 class Problem(NamedTuple):
@@ -70,11 +68,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     0.5
     """
     path = _find(source)
-    mapping = _read_toml(path)
+    mapping = _read(path)
     _make_paths_absolute(mapping, path.parent)
     problems = [problem for text in overrides if (problem := _override(mapping, text))]
     _make_paths_absolute(mapping, Path())
-    return _checked(mapping, str(path), problems)
+    config = _checked(mapping, str(path), problems)
+    if len(dump_config(config)) > LARGEST:  # which a run and a model keep, and read again
+        raise ConfigError(f"{path}: with every default, more than {LARGEST} characters")
+    return config
 
 
 def parse_config(mapping: Mapping[str, Any], where: str = "config") -> Config:
@@ -121,9 +122,9 @@ def config_text(source: str | Path) -> str:
     path = _find(source)
     try:
         with path.open("rb") as file:  # which may be a pipe, and without an end
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise ConfigError(f"{path}: no configuration: more than {LARGEST_FILE} bytes")
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(f"{path}: no configuration: more than {LARGEST} bytes")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; {_shipped_like(path.stem)}") from None
@@ -151,14 +152,14 @@ def _shipped_like(name: str) -> str:
     return f"shipped are {quoted(shipped[:LONGEST_LIST])}{more}{hint}"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     text = config_text(path)
     try:
-        return tomllib.loads(text)
-    except ValueError as error:
+        return read_toml(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {_syntax_error(error, text)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: {TOO_DEEP}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _syntax_error(error: Exception, text: str) -> str:
@@ -202,12 +203,13 @@ def _override(mapping: dict[str, Any], text: str) -> Problem | None:
     if not equals or not DOTTED_KEY.fullmatch(key):
         return Problem(setting, "expected KEY=VALUE, as in optimizer.lr=0.01")
     try:
-        parsed = tomllib.loads(f"value = {word}")
+        parsed = read_toml(f"value = {word}")
         value = parsed["value"] if len(parsed) == 1 else word
-    except (ValueError, RecursionError):
+    except ValueError as error:
         if word.startswith(('"', "'", "[", "{")):
-            hint = syntax_hint(f"value = {word}")
-            return Problem(setting, f"the value is not valid TOML{hint}")
+            syntax = isinstance(error, tomllib.TOMLDecodeError)
+            why = f"not valid TOML{syntax_hint(f'value = {word}')}" if syntax else error
+            return Problem(setting, f"the value is {why}")
         value = word
     parts = [int(index) if index else name for name, index in PART_OF_KEY.findall(key)]
     if len(parts) > DEEPEST or not _put(mapping, parts, value):
@@ -248,13 +250,15 @@ def _checked(mapping: Mapping[str, Any], where: str, problems: Sequence[Problem]
 
 
 def _check_extent(mapping: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError for values that are nested too deeply or too large to be written."""
+    """Raise ConfigError for values nested too deeply, too many, or too large to be written."""
     nodes: list[Any] = [mapping]
     for _ in range(DEEPEST + 1):
         if any(isinstance(node, int) and abs(node) > LARGEST_INTEGER for node in nodes):
             raise ConfigError(f"{where}: an integer of more than 300 digits")
         tables = [node.values() for node in nodes if isinstance(node, Mapping)]
         lists = [node for node in nodes if isinstance(node, list | tuple)]
+        if any(len(entries) > MOST_ENTRIES for entries in lists):
+            raise ConfigError(f"{where}: a list of more than {MOST_ENTRIES} entries")
         nodes = list(chain.from_iterable([*tables, *lists]))
     if nodes:
         raise ConfigError(f"{where}: {TOO_DEEP}")
@@ -271,7 +275,7 @@ def _validate(mapping: Mapping[str, Any]) -> tuple[Config, list[Problem], int]:
     wrong = {_dotted(error["loc"][:2]) for error in errors}
     errors, left_out = errors[:MOST_PROBLEMS], len(errors[MOST_PROBLEMS:])
     wrong |= {nearest_key(_dotted(e["loc"])) for e in errors if e["type"] == "extra_forbidden"}
-    problems = [_problem(error, given) for error in errors]
+    problems = [_problem(error) for error in errors]
     for clash in clashes(config):
         if not any(f"{key}.".startswith(f"{w}.") for key in clash.keys for w in wrong):
             problems.append(Problem(clash.keys[0], clash.problem))
@@ -292,7 +296,7 @@ def _valid_part(given: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> dic
     return valid
 
 
-def _problem(error: ErrorDetails, given: Mapping[str, Any]) -> Problem:
+def _problem(error: ErrorDetails) -> Problem:
     """A pydantic error in our words."""
     key, kind, limits = _dotted(error["loc"]), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -311,22 +315,24 @@ def _problem(error: ErrorDetails, given: Mapping[str, Any]) -> Problem:
         allowed = f"must be {sign} {limits[name]:g}"
     else:  # "expected" is from config.expects
         allowed = error["msg"] if kind == "expected" else EXPECTED.get(kind, "is not valid")
-        near = _meant(value, error["loc"], given)
+        near = _meant(value, error["loc"])
     return Problem(key, f"{allowed}, got {_shown(value)}{did_you_mean(near)}")
 
 
-def _meant(value: object, location: Sequence[str | int], given: Mapping[str, Any]) -> str:
+def _meant(value: object, location: Sequence[str | int]) -> str:
     """The value as it could have been meant, if the configuration would take it there."""
+    place = tuple(0 if isinstance(part, int) else part for part in location)
     for candidate in meant_values(value):
-        changed = deepcopy(dict(given))
-        if _put(changed, location, candidate):
-            try:
-                Config.model_validate(changed)
-            except ValidationError as error:
-                errors = error.errors(include_url=False, include_context=False, include_input=False)
-                if any(e["loc"][: len(location)] == tuple(location) for e in errors):
-                    continue
-            return _shown(candidate)
+        alone: Any = candidate
+        for part in reversed(place):
+            alone = {part: alone} if isinstance(part, str) else [alone]
+        try:
+            Config.model_validate(alone)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            if any(e["loc"][: len(place)] == place for e in errors):
+                continue
+        return _shown(candidate)
     return ""
 
 

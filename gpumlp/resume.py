@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
@@ -24,6 +23,7 @@ from .files import file_errors, read_small
 from .ranges import whole_number
 from .run_folder import CHECKPOINTS, RunFolder
 from .run_place import ENVIRONMENT, MARK
+from .toml_text import read_toml
 from .trainer import Trainer
 
 SUMMARY = {"epochs", "steps", "seconds", "samples_per_s", "stop_reason", "best_epoch"}
@@ -144,8 +144,8 @@ def _toml(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the configuration of a checkpoint; FileError for one of no run."""
     try:
         dict(facts["data"])
-        return tomllib.loads(facts["config"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return read_toml(facts["config"])
+    except (KeyError, TypeError, ValueError):
         raise FileError(f"{path}: not a checkpoint of a run") from None
 
 

@@ -1,6 +1,5 @@
 """A trained model in one file (see `tensor_file`): parameters, scaling, classes, configuration."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,6 +24,7 @@ from .errors import DataError, DeviceError, FileError
 from .losses import Loss
 from .model import Sequential
 from .tensor_file import NET, read_tensors, write_tensors
+from .toml_text import read_toml
 
 
 @dataclass(eq=False)
@@ -141,7 +141,7 @@ def load_model(path: str | Path, device: str | Backend = "cpu") -> SavedModel:
 def _assembled(
     tensors: Mapping[str, Array], about: Mapping[str, Any], device: str | Backend
 ) -> SavedModel:
-    config = parse_config(tomllib.loads(about["config"]), "config of the model")
+    config = parse_config(read_toml(about["config"]), "config of the model")
     targets = Targets.from_dict(about["targets"])
     scaler = _scaler("scaler", tensors, about)
     if scaler is None:
@@ -153,7 +153,14 @@ def _assembled(
     backend = device if isinstance(device, Backend) else get_backend(device, config.precision)
     network = build_network(config, len(scaler.offset), targets.outputs, backend)
     for parameter in network.parameters:
-        parameter.value[...] = backend.asarray(tensors[f"{NET}{parameter.name}"])
+        with np.errstate(over="ignore"):
+            value = tensors[f"{NET}{parameter.name}"].astype(backend.dtype)
+        finite = np.isfinite(value)
+        if parameter.name == f"{len(network.layers) - 1}.bias" and targets.classes and finite.any():
+            finite |= value == -np.inf  # excludes a class
+        if not finite.all():
+            raise ValueError(f"{parameter.name} is not finite")
+        parameter.value[...] = backend.asarray(value)
     return SavedModel(
         config,
         network,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any
@@ -109,7 +110,7 @@ def meant_values(value: Any) -> Iterator[Any]:
     if isinstance(value, str):
         if value.lower() in WORDS:
             yield WORDS[value.lower()]
-        if re.fullmatch(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE):
+        with suppress(ValueError):
             number = float(value)
             yield from ([int(number)] if number.is_integer() else [])
             yield number

@@ -120,7 +120,8 @@ def test_what_is_nested_without_an_end_is_refused(path, text):
         (f"optimizer.lr{'.a' * DEEP}=1", "has no place for optimizer.lr.a"),
         (f"a{'.a' * DEEP}=1", "has no place for a.a"),
         (f"name={{b{'.a' * DEEP}=1}}", "nested more than 20 deep"),
-        (f"optimizer.lr={'[' * DEEP}{']' * DEEP}", "the value is not valid TOML"),
+        (f"optimizer.lr={'[' * DEEP}{']' * DEEP}", "nested more than 20 deep"),
+        (f"optimizer={{{'a' + '.a' * 60_000}=1}}", "nested more than 20 deep"),
         (f"seed=0x{'f' * DEEP}", "an integer of more than 300 digits"),
         (f"model.hidden[{'9' * DEEP}]=3", "expected KEY=VALUE"),
         ("model.hidden[999999999]=3", "has no place for model.hidden[999999999]"),
@@ -130,6 +131,62 @@ def test_what_is_nested_without_an_end_is_refused(path, text):
 )
 def test_a_setting_without_an_end_is_refused(override, words):
     assert words in load("digits", [override])
+
+
+LARGE = 2**20 - 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f'seed = "{"1" * LARGE}x"\n{DATA}', "expected an integer"),
+        (f'seed = "{"1_" * (LARGE // 2)}x"\n{DATA}', "expected an integer"),
+        (DATA + "[model]\nhidden = [" + '"a",' * 65_536 + "]", "65536 problems"),
+        (DATA + f"[model]\nhidden = [{'0,' * (LARGE // 2)}]", "list of more than 65536 entries"),
+        (DATA + "[[model.layers]]\nunits=0\n" * (LARGE // 30), "units     expected a positive"),
+        ("".join(f"kqz{i} = 1\n" for i in range(LARGE // 13)) + DATA, "unknown key"),
+        (f"precision = '{'a' * LARGE}'\n{DATA}", "must be one of"),
+        (f"a{'.a' * (LARGE // 2)} = 1\n{DATA}", "nested more than 20 deep"),
+        (
+            "[data]\nsource = 'a.csv'\nfeatures = [" + "'name_of_one'," * 65_536 + "]",
+            "with every default, more than 1048576 characters",
+        ),
+    ],
+    ids=["digits", "underscores", "texts", "zeros", "layers", "keys", "word", "parts", "names"],
+)
+def test_the_largest_file_is_refused_within_seconds(path, text, words):
+    path.write_text(text)
+    began = process_time()
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert words in str(error.value)
+    assert process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"seed={'1' * LARGE}x", "expected an integer"),
+        ("model.hidden=[" + '"a",' * 65_536 + "]", "65536 problems"),
+        (f"model.hidden=[{'0,' * (LARGE // 2)}]", "list of more than 65536 entries"),
+        ("model.hidden=[" + "'\"" * (LARGE // 2), "the value is not valid TOML"),
+        (f"model.hidden=[{',a' * (LARGE // 2)}!", "the value is not valid TOML"),
+        (f"a{'.a' * (LARGE // 2)}=1", "has no place for a.a"),
+        (f"name={'.' * LARGE}", "1 to 100 letters"),
+    ],
+    ids=["digits", "texts", "zeros", "quotes", "words", "parts", "dots"],
+)
+def test_the_largest_setting_is_refused_within_seconds(override, words):
+    began = process_time()
+    with pytest.raises(ConfigError, match=words):
+        load_config("digits", [override])
+    assert process_time() - began < 5
+
+
+@pytest.mark.parametrize("word", ["1__0", "1_", "_1", "1_.5", "१", "1" * 10_000 + "x"])
+def test_a_text_that_nearly_is_a_number_is_refused(path, word):
+    path.write_text(f'seed = "{word}"\n{DATA}', encoding="utf-8")
+    assert "expected an integer" in load(path)
 
 
 def test_a_deep_dictionary_from_python_is_refused():

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+from time import process_time
 
 import numpy as np
 import pytest
@@ -309,3 +310,10 @@ def test_any_text_is_read_or_refused(tmp_path_factory, content, head):
     except DataError:
         return
     assert len(frame) == len(frame.source.lines) > 0
+
+
+def test_a_column_without_any_value_takes_time_with_its_length_and_no_more(path, monkeypatch):
+    monkeypatch.setattr(csv_file, "BLOCK_CELLS", 16)
+    began = process_time()
+    assert np.isnan(read(path, "a,b\n" + ",1\n" * 200_000).columns["a"]).all()
+    assert process_time() - began < 10

@@ -13,7 +13,7 @@ FRAME = Frame(
         "n": np.array([1.0, 2.0, np.nan, np.nan]),
         "whole": np.array([1.0, 2.0, 3.0, 4.0]),
         "word": Text(("red", "blue"), np.array([1, 0, -1, 1])),
-        "digits": Text(("3", "1.0", "1"), np.array([0, 1, 2, 0])),
+        "digits": Text(("3", "1.0"), np.array([0, 1, 1, 0])),
     },
     LINES,
     gaps=True,
@@ -29,6 +29,28 @@ def test_records_and_matrices_have_columns_by_field_and_by_number():
     matrix = Frame.from_array(np.arange(6).reshape(2, 3), "m.npy")
     assert matrix.columns["2"].tolist() == [2, 5]
     assert matrix.source.lines is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (("7", "8"), "f"),
+        (("007", "8"), "f"),
+        (("007", "7", "8"), "U"),
+        (("1", "1.0"), "U"),
+        ((str(2**53 - 1), "1"), "f"),
+        ((str(2**53), "1"), "U"),
+        ((str(2**53 + 1), "1"), "U"),
+        ((str(2**53 + 2), "1"), "U"),
+        (("-9007199254740994", "1"), "U"),
+        (("1e400", "1"), "f"),
+        (("0.1", "0.10000000000000001"), "U"),
+    ],
+)
+def test_labels_that_numbers_would_not_tell_apart_stay_text(cells, kind):
+    labels = Frame({"y": Text(cells, np.arange(len(cells)))}, LINES).labels("y")
+    assert labels.dtype.kind == kind
+    assert len(np.unique(labels)) == len(cells)
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (5, 2, 2)])

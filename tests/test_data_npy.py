@@ -211,3 +211,18 @@ def test_memory_that_runs_out_is_an_error_of_the_data(path, monkeypatch):
 
     monkeypatch.setattr(npy.npy, "read_array", full)
     assert "does not fit into memory (Unable to allocate 96" in read_error(path, saved(X))
+
+
+BOOLS = np.array([True, False, True])
+
+
+@pytest.mark.parametrize(
+    "array", [BOOLS, np.eye(3, dtype=bool, order="F"), BOOLS.view([("a", "?")])], ids=str
+)
+def test_a_bool_that_is_neither_true_nor_false_is_refused(tmp_path, array):
+    path = tmp_path / "b.npy"
+    np.save(path, array)
+    assert (read_npy(path, "b") == array).all()
+    path.write_bytes(path.read_bytes()[:-1] + b"\2")
+    with pytest.raises(DataError, match=r"^b: .*a bool is neither 0 nor 1"):
+        read_npy(path, "b")

@@ -193,6 +193,11 @@ def test_columns_of_one_name_are_refused(here):
         read_parquet(here / "t.parquet", "t.parquet")
 
 
+def test_a_text_with_a_null_character_is_refused_as_in_csv():
+    found = message({"a": ["x", "y\0"]})
+    assert found == 't.parquet: row 1, column "a" (counted from 0): a text with a NUL character'
+
+
 def test_a_file_without_rows_or_columns_is_refused():
     assert message({"a": pyarrow.array([], pyarrow.int64())}) == "t.parquet: has no rows"
     assert message({}) == "t.parquet: has no rows"

@@ -1,5 +1,7 @@
 """Each kind of source as a table: which columns or arrays are what, and what does not fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from idx_files import idx_bytes
@@ -225,3 +227,19 @@ def test_rows_that_were_given_from_python_cannot_be_loaded_again():
     for load_them in (lambda: load(data), lambda: load_rows("arrays", data, Features())):
         with pytest.raises(DataError, match="given from Python and are not here; name a file"):
             load_them()
+
+
+def csv_targets(labels, **model):
+    rows = [f"{i},{label}" for i, label in enumerate(labels)]
+    Path("l.csv").write_text("\n".join(["x,label", *rows]), encoding="utf-8")
+    return prepare(data("l.csv"), model.get("task", "multiclass"), 0, "float64")
+
+
+def test_labels_of_a_csv_are_never_merged():
+    large = [str(2**53 + i) for i in range(3)]
+    assert csv_targets([*large, "7"]).targets.classes == ("7", *large)
+    with pytest.raises(
+        DataError, match=r'l\.csv: line \d, column "label": the labels "007" and "0?7"'
+    ):
+        csv_targets(["007", "7", "07", "8"])
+    assert csv_targets(["1", "1.0", "2"], task="regression").train.y.tolist() == [[1], [1], [2]]

@@ -78,3 +78,13 @@ def test_bytes_in_the_target_are_read_as_utf8():
 )
 def test_unusable_weights_are_refused(weights, message):
     assert message in table_error(np.zeros((3, 2)), None, np.array(weights))
+
+
+@pytest.mark.parametrize(
+    ("code", "order"), [(0xFFFFFFFF, "<"), (0xD800, "<"), (0xDFFF, ">"), (0x110000, ">")]
+)
+def test_a_label_of_no_character_is_refused_with_its_row(code, order):
+    labels = np.array([97, 0x10FFFF, code, 0xD7FF, 0xE000], f"{order}u4").view(f"{order}U1")
+    with pytest.raises(DataError, match=rf"^my\.npz: row 2 .*: y holds U\+{code:X}, no character"):
+        check(Table(np.eye(5), labels, source="my.npz"))
+    check(Table(np.eye(4), np.delete(labels.view(f"{order}u4"), 2).view(f"{order}U1")))

@@ -163,12 +163,30 @@ def test_regression_refuses_text_and_names_the_first_row_that_is_no_number():
     assert 'row 1 (counted from 0): the target is text, "abc"' in fit_error(
         "regression", ["1.5", "abc", "x"]
     )
-    assert 'row 0 (counted from 0): the target is text, "1.5"' in fit_error(
-        "regression", ["1.5", "2.5"]
-    )
     assert 'row 2 (counted from 0): the target is text, "1_0"' in fit_error(
         "regression", ["1", "-2e3", "1_0"]
     )
+
+
+def test_regression_takes_text_that_is_numbers():
+    targets = Targets.fit("regression", np.array(["1", "1.0", "-2e3"]))
+    assert targets.encode(np.array(["1", "1.0", "-2e3"])).tolist() == [[1], [1], [-2000]]
+
+
+@pytest.mark.parametrize("other", ["007", "7.0", "+7", "70e-1"])
+def test_labels_that_are_one_number_are_refused_with_the_row(other):
+    problem = fit_error("multiclass", ["8", "7", other, other])
+    assert "row 2 (counted from 0): the labels" in problem or "row 1 (counted" in problem
+    assert f'"{other}"' in problem
+    assert '"7"' in problem
+    assert 'write them alike, or as text such as "x' in problem
+
+
+def test_labels_beyond_what_float64_tells_apart_stay_text():
+    labels = [str(2**53 + i) for i in range(3)]
+    targets = Targets.fit("multiclass", np.array(labels))
+    assert targets.classes == tuple(labels)
+    assert targets.encode(np.array(labels[1:])).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])

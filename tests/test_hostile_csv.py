@@ -142,6 +142,7 @@ def test_a_good_csv_file_is_accepted(here, capsys, content, name):
 
 
 def test_a_bomb_of_good_rows_is_refused(here, capsys, monkeypatch):
+    monkeypatch.setattr("gpumlp.data.reading.FREE_SIZE", 2**20)
     monkeypatch.setattr("gpumlp.data.csv_file.FREE_SIZE", 2**20)
     zero = f"0.{'0' * 40}"
     rows = [f"{zero},{zero},{i % 2}" for i in range(7000)]

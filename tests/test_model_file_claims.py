@@ -5,6 +5,7 @@ import os
 import struct
 import tracemalloc
 from dataclasses import replace
+from time import process_time
 
 import numpy as np
 import pytest
@@ -117,6 +118,45 @@ def test_what_is_no_model_is_a_file_error(tmp_path, name):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "model.safetensors")
     assert "not a file" in refusal(tmp_path / "model.safetensors")
+
+
+def changed(tmp_path, name, place, value):
+    """The file of a model with one parameter changed."""
+    tensors, facts = model().content()
+    tensors[name] = tensors[name].astype(np.float64)
+    tensors[name][place] = value
+    write_tensors(tmp_path / "model.safetensors", tensors, facts)
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("name", ["net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"])
+def test_a_parameter_that_is_not_finite_is_refused_by_name(tmp_path, name, value):
+    excludes = (name, value) == ("net.1.bias", -np.inf)  # a class, but there must be another
+    path = changed(tmp_path, name, slice(None) if excludes else 0, value)
+    assert f"{name.removeprefix('net.')} is not finite" in refusal(path)
+
+
+def test_a_class_may_be_excluded_by_its_bias(tmp_path):
+    loaded = load_model(changed(tmp_path, "net.1.bias", 0, -np.inf))
+    assert loaded.classify(np.zeros((2, 2))) == ["b", "b"]
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\0b", "\ud800"])
+def test_a_class_that_no_file_could_name_is_refused(tmp_path, name):
+    tensors, facts = model().content()
+    facts["targets"]["classes"] = [name, "b"]
+    write_tensors(tmp_path / "model.safetensors", tensors, facts)
+    assert "no targets" in refusal(tmp_path / "model.safetensors")
+
+
+def test_a_configuration_of_endless_keys_is_refused_at_once(tmp_path):
+    tensors, facts = model().content()
+    facts["config"] = f"a{'.a' * 500_000} = 1\n{facts['config']}"
+    write_tensors(tmp_path / "model.safetensors", tensors, facts)
+    began = process_time()
+    assert "nested more than 20 deep" in refusal(tmp_path / "model.safetensors")
+    assert process_time() - began < 5
 
 
 def test_parameters_that_are_whole_numbers_are_refused(tmp_path):

@@ -139,6 +139,7 @@ def test_a_file_without_targets_is_enough(predict, tmp_path):
     [
         ("binary", ["--out", "p.txt"], 2, "must end in .npy, .npz, .csv or .parquet"),
         ("binary", ["--out", "p.npy", "--keep", "id"], 2, "--keep: .npy holds numbers"),
+        ("binary", ["--out", "-", "--data", ""], 3, "unknown source"),
         ("binary", ["--out", "-", "--keep", "nmae"], 3, 'no column "nmae"'),
         ("values", ["--out", "-", "--what", "classes"], 2, "a regression has values only"),
         ("values", ["--out", "-", "--keep", "x"], 3, "values.npz: has no columns to keep"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from time import process_time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -162,3 +163,38 @@ def test_no_content_is_an_error(folder, content, name):
     (folder / name).write_bytes(content)
     read_run(folder)
     (folder / name).write_bytes(before)
+
+
+def test_of_a_log_without_an_end_the_end_is_read(folder):
+    with (folder / "run.log").open("ab") as log:
+        log.truncate(2**34)  # of which the disk holds nothing
+        log.seek(0, os.SEEK_END)
+        log.write(b"\nthe end\n" * 30)
+    began = process_time()
+    run = read_run(folder)
+    assert process_time() - began < 5
+    assert run.problems == []
+    assert run.log[-2:] == ["", "the end"]
+    assert len(run.log) == 20
+
+
+@pytest.mark.parametrize(
+    "name", ["config.resolved.toml", "env.json", "summary.json", "metrics.jsonl", "plots/a.png"]
+)
+def test_a_file_that_is_too_large_is_left_out_and_named(folder, name):
+    (folder / "plots").mkdir(exist_ok=True)
+    with (folder / name).open("ab") as file:
+        file.truncate(2**34)
+    began = process_time()
+    problems = read_run(folder).problems
+    assert process_time() - began < 5
+    assert f"{name} is left out: more than 67 MB" in problems
+
+
+@pytest.mark.parametrize("text", [f"a{'.a' * 500_000} = 1", "a = " + "[" * 500_000])
+def test_a_configuration_of_endless_keys_is_damaged(folder, text):
+    (folder / "config.resolved.toml").write_text(text)
+    began = process_time()
+    problems = read_run(folder).problems
+    assert process_time() - began < 5
+    assert any("config.resolved.toml is damaged: tables or lists nested" in p for p in problems)

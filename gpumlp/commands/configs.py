@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import FILE, Config
 from ..config_file import config_text, dump_config, load_config, shipped_configs
+from ..console import show
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -34,11 +35,11 @@ def run(options: argparse.Namespace) -> int:
     """Print what is asked for and return 0; raises ConfigError as `load_config`."""
     match options.action:
         case "list":
-            print(listing())
+            show(listing())
         case "show":
-            print(dump_config(load_config(options.config, options.set)), end="")
+            show(dump_config(load_config(options.config, options.set)).rstrip("\n"))
         case "schema":
-            print(json.dumps(editor_schema(), indent=2, ensure_ascii=False))
+            show(json.dumps(editor_schema(), indent=2, ensure_ascii=False))
     return 0
 
 

@@ -23,6 +23,7 @@ from ..backend.cuda.backend import INSTALL, count_devices, find_libraries, produ
 from ..backend.native import INSTALL as INSTALL_NATIVE
 from ..backend.native import load_native
 from ..backend.system_memory import system_memory
+from ..console import show
 from ..data.mnist import find_mnist, mnist_folder
 from ..environment import describe
 from ..errors import CheckFailed, ConfigError, DeviceError, GpumlpError
@@ -66,20 +67,20 @@ def run(options: argparse.Namespace) -> int:
     """Print the report; 0 if the device works, else DeviceError or CheckFailed is raised last."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", options.device):
         raise ConfigError(f'--device: expected auto, cpu, cuda or cuda:N, got "{options.device}"')
-    print(f"gpumlp {__version__}")
+    show(f"gpumlp {__version__}")
     for title, lines in (
         ("machine", machine()),
         ("GPU", gpu()),
         ("optional packages", optional_packages()),
         ("data", data()),
     ):
-        print(f"\n{title}\n{table(list(lines))}")
-    print("\nself-test: one training step against its formula", flush=True)
+        show(f"\n{title}\n{table(list(lines))}")
+    show("\nself-test: one training step against its formula")
     backend = get_backend(options.device)
     both = options.device == "auto" and backend.name != "cpu"
     for tested in [get_backend("cpu"), backend] if both else [backend]:
         found = f"works (largest error {self_test(tested):.0e})"
-        print(table([Line(tested.name, found)]), flush=True)
+        show(table([Line(tested.name, found)]))
     return 0
 
 

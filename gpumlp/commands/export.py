@@ -1,10 +1,10 @@
 """`gpumlp export`: a model for other programs, as ONNX or as a PyTorch state_dict."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..backend import get_backend
+from ..console import show
 from ..data.output import check_output
 from ..errors import ConfigError
 from ..files import write_atomically
@@ -48,14 +48,14 @@ def run(options: argparse.Namespace) -> int:
     if options.onnx is not None:
         content, said = checked_onnx_model(model)
         write_atomically(options.onnx, content)
-        sys.stdout.write(f"{options.onnx}: {size(len(content))}; {said}\n")
+        show(f"{options.onnx}: {size(len(content))}; {said}")
     if options.torch is not None:
         save_state_dict(model.network, options.torch)
         modules = ",\n    ".join(torch_modules(model.network))
-        sys.stdout.write(
+        show(
             f"{options.torch}: the state_dict of a module with\n"
             f"self.net = nn.Sequential(\n    {modules},\n)\n"
-            "It takes scaled rows, and returns what softmax or sigmoid, if any, are applied to.\n"
+            "It takes scaled rows, and returns what softmax or sigmoid, if any, are applied to."
         )
     return 0
 

@@ -1,9 +1,9 @@
 """`gpumlp features`: hidden layers extract features; write those of a layer, a row per sample."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from ..console import show
 from ..data.output import check_output, write_matrix
 from ..errors import ConfigError
 from ..wording import count
@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
     layer = options.layer % (layers + 1)
     names = [f"layer{layer}_{unit}" for unit in range(values.shape[1])]
     write_matrix(options.out, "features", values, names)
-    sys.stdout.write(
+    show(
         f"{options.out}: {count(len(values), 'row')}, {count(len(names), 'feature')} "
-        f"of layer {layer} of {layers}\n"
+        f"of layer {layer} of {layers}"
     )
     return 0

@@ -1,9 +1,9 @@
 """`gpumlp import`: a run's model with the weights of a PyTorch state_dict."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from ..console import show
 from ..data.output import check_output
 from ..saved_model import load_model
 from ..torch_state import load_state_dict
@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> int:
     load_state_dict(model.network, options.torch)
     model.save(options.out)
     parameters = count(model.network.flat.count, "parameter")
-    sys.stdout.write(f"{options.out}: {parameters} of {options.torch}, the rest of {options.run}\n")
+    show(f"{options.out}: {parameters} of {options.torch}, the rest of {options.run}")
     return 0

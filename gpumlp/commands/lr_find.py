@@ -18,6 +18,7 @@ from ..plots.rates import write_rates
 from ..train import add_config_arguments, overrides
 from ..wording import count, number
 
+MOST_STEPS = 10**6
 LINES = 12  # of the table, about
 
 ENDINGS = {
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=STEPS,
         metavar="N",
-        help=f"from the first rate to the last, at least {FEWEST_STEPS}; default: {STEPS}",
+        help=f"from the first rate to the last, {FEWEST_STEPS} to {MOST_STEPS}; default: {STEPS}",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a new .png file for a plot")
     parser.add_argument("--overwrite", action="store_true", help="replace the file in --out")
@@ -81,8 +82,8 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--from {options.lowest:g}: expected a number above 0")
     if not options.lowest < options.highest < float("inf"):
         raise ConfigError(f"--to {options.highest:g}: expected a number above --from")
-    if options.steps < FEWEST_STEPS:
-        raise ConfigError(f"--steps {options.steps}: expected at least {FEWEST_STEPS}")
+    if not FEWEST_STEPS <= options.steps <= MOST_STEPS:
+        raise ConfigError(f"--steps {options.steps}: expected {FEWEST_STEPS} to {MOST_STEPS}")
     if options.out is None:
         if options.overwrite:
             raise ConfigError("--overwrite needs --out, which says what to replace")

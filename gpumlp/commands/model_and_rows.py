@@ -15,6 +15,7 @@ from ..errors import ConfigError, DataError
 from ..model import EVALUATION_ROWS
 from ..saved_model import SavedModel, load_model
 
+LARGEST = 2**24  # bytes of a file that describes a run
 BLOCK_ROWS = 16 * EVALUATION_ROWS  # a multiple, so that the network sees the same blocks
 
 
@@ -40,10 +41,15 @@ def open_model(options: argparse.Namespace) -> SavedModel:
 
 def open_rows(options: argparse.Namespace, model: SavedModel) -> tuple[Array, str]:
     """Return rows x (N, D), unscaled, of --data or the run's own source, and what these are."""
-    source = options.data or model.config.data.source
+    source = source_of(options, model)
     x, named = load_rows(source, model.config.data, model.columns)
     check_width(x, model, source)
     return x, named
+
+
+def source_of(options: argparse.Namespace, model: SavedModel) -> str:
+    """Return the source that --data names, or the run's own."""
+    return model.config.data.source if options.data is None else str(options.data)
 
 
 def check_width(x: Array, model: SavedModel, source: str) -> None:
@@ -78,9 +84,12 @@ def prepare_again(model: SavedModel, run: Path, dtype: npt.DTypeLike) -> Prepare
 
 def _fingerprint(run: Path) -> str | None:
     """Return the sha256 of the data that a run folder has kept, if it has."""
-    folder = run if run.is_dir() else run.parent
+    path = (run if run.is_dir() else run.parent) / "env.json"
+    if not path.is_file():  # a pipe may never end
+        return None
     try:
-        found = json.loads((folder / "env.json").read_text(encoding="utf-8"))["data_sha256"]
+        with path.open("rb") as file:
+            found = json.loads(file.read(LARGEST))["data_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

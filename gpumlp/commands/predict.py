@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..console import show
 from ..data.frame import Text
 from ..data.output import Column, check_output, csv_blocks, write_arrays, write_columns
 from ..data.sources import load_cells
@@ -15,7 +16,14 @@ from ..data.types import Array
 from ..errors import ConfigError
 from ..saved_model import SavedModel
 from ..wording import count
-from .model_and_rows import add_model_arguments, in_blocks, label_names, open_model, open_rows
+from .model_and_rows import (
+    add_model_arguments,
+    in_blocks,
+    label_names,
+    open_model,
+    open_rows,
+    source_of,
+)
 
 WHAT = ("all", "classes", "probabilities")
 
@@ -60,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if not table:
         write_arrays(options.out, as_arrays(model, y, options.what, options.out))
     else:
-        source = options.data or model.config.data.source
+        source = source_of(options, model)
         kept = load_cells(source, model.config.data, _once(options.keep)) if options.keep else {}
         columns = as_columns(model, y, options.what)
         twice = [name for name in kept if name in columns]
@@ -70,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
             _print_csv(kept | columns)
             return 0
         write_columns(options.out, kept | columns)
-    sys.stdout.write(f"{options.out}: {count(len(y), 'row')}\n")
+    show(f"{options.out}: {count(len(y), 'row')}")
     return 0
 
 

@@ -1,9 +1,9 @@
 """`gpumlp report`: one HTML page of a run, with its pictures inside, that opens anywhere."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from ..console import show
 from ..data.output import check_output
 from ..errors import FileError
 from ..files import write_atomically
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     plots, lacking = (read.plots, "") if read.plots else _drawn(read)
     content = page(read, plots, lacking).encode()
     write_atomically(out, content)
-    sys.stdout.write(f"{out}\n")
+    show(str(out))
     return 0
 
 

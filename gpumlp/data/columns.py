@@ -17,8 +17,11 @@ from .types import Array, Float64
 def columns(y: Array, source: str) -> Float64:
     """Return y, (N,) or (N, K) finite numbers, as float64 (N, K)."""
     if y.dtype.kind == "U":
-        row = next((i for i, text in enumerate(y.tolist()) if not NUMBER.fullmatch(text)), 0)
-        raise DataError(f'{place(source, row)}: the target is text, "{y[row]}", expected numbers')
+        for row, text in enumerate(y.tolist()):
+            if not NUMBER.fullmatch(text):
+                raise DataError(
+                    f'{place(source, row)}: the target is text, "{text}", expected numbers'
+                )
     with np.errstate(over="ignore"):  # a long double may not fit; found by the check
         values = y.astype(np.float64)
     check_finite(values, "the target", source)

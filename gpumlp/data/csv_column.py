@@ -28,6 +28,7 @@ class Column:
     forced: bool  # text, whatever it looks like
     verbatim: bool = False  # of any length, and only an empty cell is missing
     count: int = 0
+    has_number: bool = False
     numbers: list[Array] = field(default_factory=list)
     codes: list[Array] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)  # the code of each text
@@ -42,6 +43,7 @@ class Column:
         self.count += len(cells)
         if isinstance(cells, np.ndarray):
             self.numbers.append(cells)
+            self.has_number = True
             return
         cells = [cell.strip() for cell in cells]
         kinds = {cell: _kind(cell) for cell in set(cells)}
@@ -64,10 +66,10 @@ class Column:
             if DECIMAL_COMMA.fullmatch(cell):
                 where, meant = place(source, cells.index(cell), self.name), cell.replace(",", ".")
                 raise DataError(f'{where}: "{_shown(cell)}" has a decimal comma; write {meant}')
-        had_number = any(not np.isnan(values).all() for values in self.numbers)
-        had_text = bool(self.codes)
+        had_number, had_text = self.has_number, bool(self.codes)
         has_number, has_text = "number" in kinds.values(), "text" in kinds.values()
-        if not ((has_text or had_text) and (has_number or had_number)):
+        self.has_number = had_number or has_number
+        if not ((has_text or had_text) and self.has_number):
             return
         found = [kinds[cell] for cell in cells]
         text_is_odd = had_number or (not had_text and found.count("number") >= found.count("text"))

@@ -16,17 +16,15 @@ import numpy as np
 
 from ..errors import DataError
 from .csv_column import Cells, Column
-from .frame import Frame, choose
+from .frame import Frame, check_width, choose
 from .place import Source
-from .reading import blame, open_data
+from .reading import FREE_SIZE, blame, check_unpacked, open_data
 from .types import Array
 
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
 MAX_LINE = 2**24  # characters; a decompressed bomb of zeros is one endless line
 MAX_SIZE = 2**34  # characters of the whole text
-FREE_SIZE = 2**25  # however few bytes it was packed into
-MAX_RATIO = 100  # characters per packed byte beyond that; a bomb has up to a thousand
 BLOCK_CELLS = 2**18
 
 
@@ -68,7 +66,7 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
     """Yield the lines of a text, with limits on what is read at once and on the whole."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    believed = max(FREE_SIZE, MAX_RATIO * os.fstat(stream.fileno()).st_size)
+    packed_size = os.fstat(stream.fileno()).st_size
     binary = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
     text, number, size = io.TextIOWrapper(binary, "utf-8-sig", newline=""), 0, 0
     while True:
@@ -83,11 +81,8 @@ def _lines(stream: BinaryIO, source: str) -> Iterator[str]:
         number, size = number + 1, size + len(line)
         if len(line) == MAX_LINE or size > MAX_SIZE:
             raise DataError(f"{source}: line {number} is too long, or the file too large")
-        if packed and size > believed:
-            raise DataError(
-                f"{source}: unpacks to more than {MAX_RATIO} times its size, as bombs do; "
-                "if you trust it, unpack it first"
-            )
+        if packed and size > FREE_SIZE:
+            check_unpacked(size, packed_size, source, "unpack it first")
         if "\0" in line:
             raise DataError(f"{source}: line {number} has a NUL character: no csv file")
         if not line:
@@ -100,6 +95,7 @@ def _check_header(header: list[str], source: str) -> None:
         raise DataError(f"{source}: line 1 is empty; it must have the column names")
     if len(header) == 1 and "|" in header[0]:
         raise DataError(f"{source}: line 1: separate cells by commas, semicolons or tabs, not by |")
+    check_width(len(header), source)
     for i, name in enumerate(header):
         if not name:
             raise DataError(f"{source}: line 1: column {i + 1} has no name")

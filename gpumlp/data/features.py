@@ -5,6 +5,7 @@ They are fitted to the main source, kept in the model, and applied to every othe
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from ..errors import DataError
 from .frame import Frame, Text, are_names
 from .place import Source, place, with_columns
+from .reading import check_memory
 from .types import Array
 
 MAX_CATEGORIES = 1000
@@ -75,17 +77,22 @@ class Features:
                 f"{frame.source}: has named columns, but the training data had none; "
                 "give the rows as npz, npy or IDX"
             )
-        parts: list[Array] = []
-        for name, column in zip(self.names, frame.pick(self.names), strict=True):
+        columns = frame.pick(self.names)
+        kinds = [np.float64 if isinstance(one, Text) else one.dtype for one in columns]
+        shape, dtype = (len(frame), len(self.columns)), np.result_type(*kinds)
+        check_memory(prod(shape) * dtype.itemsize, f"{frame.source}: x of shape {shape}")
+        x, end = np.empty(shape, dtype), 0
+        for name, column in zip(self.names, columns, strict=True):
             if not missing:
                 frame.refuse_missing(column, name, way_out='; data.missing = "mean" fills them')
+            start, end = end, end + len(self.categories.get(name, (None,)))
             if isinstance(column, Text):
-                parts.append(self._one_hot(name, column, frame.source))
+                self._one_hot(name, column, frame.source, x[:, start:end])
             else:
-                parts.append(column[:, None])
-        return np.concatenate(parts, axis=1), with_columns(frame.source, self.columns)
+                x[:, start] = column
+        return x, with_columns(frame.source, self.columns)
 
-    def _one_hot(self, name: str, column: Text, source: Source) -> Array:
+    def _one_hot(self, name: str, column: Text, source: Source, into: Array) -> None:
         if name not in self.categories:
             row = int(np.argmax(column.codes >= 0))
             cell = column.values[column.codes[row]]
@@ -100,9 +107,8 @@ class Features:
                 f"{place(source, row, name)}: unknown category "
                 f'"{column.values[column.codes[row]]}"; known: {_shorten(self.categories[name])}'
             )
-        one_hot: Array = (places[:, None] == np.arange(len(known))).astype(np.float64)
-        one_hot[places == -1] = np.nan
-        return one_hot
+        into[:] = places[:, None] == np.arange(len(known))
+        into[places == -1] = np.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` takes, as types that JSON has."""

@@ -14,6 +14,8 @@ from .types import Array, Rows
 
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that it stores as a column
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
+EXACT = 2**53  # the integers up to here are float64 numbers, each its own
+MAX_COLUMNS = 2**17  # each with a name; more are no table
 MAX_COMPARED = 1000  # names among which a similar one is looked for
 
 
@@ -53,6 +55,7 @@ class Frame:
                 f"{source}: has shape {array.shape}, which has no columns to choose a target from; "
                 "data.target can be a file of its own"
             )
+        check_width(array.shape[1], source)
         columns = {str(i): column for i, column in enumerate(array.T)}
         return cls(columns, Source(source))
 
@@ -77,13 +80,21 @@ class Frame:
         return column
 
     def labels(self, name: str) -> Array:
-        """Return a target column: numbers if all its cells are, otherwise text, all given."""
+        """Return a target column, all given: numbers if all its cells are, otherwise text.
+
+        Text, too, where numbers would not tell the cells apart, as 007 and 7 or those beyond 2^53.
+        """
         (column,) = self.pick([name])
         self.refuse_missing(column, name, "the target")
         if not isinstance(column, Text):
             return column
-        numbers = all(map(NUMBER.fullmatch, column.values))
-        return np.array(column.values, np.float64 if numbers else np.str_)[column.codes]
+        values: Array = np.array(column.values, np.str_)
+        if all(map(NUMBER.fullmatch, column.values)):
+            numbers = values.astype(np.float64)
+            vague = (abs(numbers) >= EXACT) & (numbers == np.floor(numbers)) & np.isfinite(numbers)
+            if len(np.unique(numbers)) == len(numbers) and not vague.any():
+                values = numbers
+        return values[column.codes]
 
     def refuse_missing(
         self, column: Array | Text, name: str, what: str = "the cell", way_out: str = ""
@@ -101,6 +112,15 @@ class Frame:
                 f"{place(self.source, int(np.argmax(missing)), name)}: {what} has no value; "
                 f"{count} such cell{'s' if count > 1 else ''}{way_out}"
             )
+
+
+def check_width(count: int, source: str) -> None:
+    """Raise DataError for more columns than a table has."""
+    if count > MAX_COLUMNS:
+        raise DataError(
+            f"{source}: {count} columns to choose from, at most {MAX_COLUMNS}; give x and the "
+            "target as arrays of an npz, or the target as a file of its own beside an npy or IDX"
+        )
 
 
 def choose(names: Sequence[str], there: Sequence[str], source: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from ..errors import DataError
-from .reading import blame, open_data
+from .reading import blame, check_memory, check_unpacked, open_data
 from .types import Array
 
 DTYPES: dict[int, type[np.generic]] = {
@@ -42,13 +42,13 @@ def read_idx(path: Path, source: str) -> Array:
         zipped = stream.read(2) == b"\x1f\x8b"
         stream.seek(0)
         if not zipped:
-            return _read(stream, size, source)
+            return _read(stream, size, size, source)
         with gzip.GzipFile(fileobj=stream) as unzipped:
-            return _read(cast(BinaryIO, unzipped), size * DEFLATE_RATIO, source)
+            return _read(cast(BinaryIO, unzipped), size, size * DEFLATE_RATIO, source)
 
 
-def _read(stream: BinaryIO, most: int, source: str) -> Array:
-    """Read header and values of a stream of at most ``most`` bytes."""
+def _read(stream: BinaryIO, size: int, most: int, source: str) -> Array:
+    """Read header and values of a stream of at most ``most`` bytes, of a file of ``size``."""
     shape, dtype = _read_header(stream, source)
     declared = prod(shape) * dtype.itemsize
     claim = f"{source}: its header declares shape {shape} of {dtype}, {declared} bytes"
@@ -58,6 +58,8 @@ def _read(stream: BinaryIO, most: int, source: str) -> Array:
         raise DataError(f"{claim}, but at most {follow} follow: truncated or damaged")
     if declared > MAX_BYTES:
         raise DataError(f"{claim}; the limit is {MAX_BYTES}")
+    check_unpacked(declared, size, source, "unpack it first")
+    check_memory(declared, source)
     array = np.empty(shape, dtype)
     try:
         count = _fill(array.reshape(-1).view(np.uint8).data, stream)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import DataError
-from .reading import blame, open_data
+from .reading import blame, check_memory, open_data
 from .table import NUMERIC
 from .types import Array
 
@@ -65,9 +65,16 @@ def check_header(stream: BinaryIO, size: int, what: str) -> None:
             f"{what} declares shape {shape} of {np.dtype(dtype)}, {declared} bytes, "
             f"but {rest} follow"
         )
+    check_memory(declared, what)
 
 
 def read_array(stream: BinaryIO) -> Array:
-    """Return the array of an npy stream whose header was checked; objects are never unpickled."""
+    """Return the array of an npy stream whose header was checked; objects are never unpickled.
+
+    Raises what NumPy's parser raises, and ValueError for a bool that is neither true nor false.
+    """
     array: Array = npy.read_array(stream, allow_pickle=False)
+    for part in [array[name] for name in array.dtype.names or ()] or [array]:
+        if part.dtype.kind == "b" and (part.view(np.uint8) > 1).any():
+            raise ValueError("a bool is neither 0 nor 1")
     return array

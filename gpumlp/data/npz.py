@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .npy import check_header, read_array
-from .reading import blame, open_data
+from .reading import blame, check_unpacked, open_data
 from .types import Array
 
 MAX_BYTES = 16 * 2**30  # of all arrays of a file, decompressed
@@ -45,6 +45,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, source: str) -> Array:
             raise DataError(f"{what} is compressed in another way than np.savez_compressed does")
         with archive.open(member) as stream:
             check_header(stream, member.file_size, what)  # type: ignore[arg-type]
+        check_unpacked(member.file_size, member.compress_size, what, "save it with np.savez")
         with archive.open(member) as stream:
             return read_array(stream)  # type: ignore[arg-type]
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from .csv_column import MAX_TEXT
-from .frame import INDEX, Frame, Text, choose
+from .frame import EXACT, INDEX, Frame, Text, check_width, choose
+from .parquet_pages import unpacked_size
 from .place import Source, place
-from .reading import blame, open_data
+from .reading import blame, check_memory, check_unpacked, open_data
 from .types import Array
 
 MAX_BYTES = 16 * 2**30  # of the columns as float64
 MAX_VALUES_PER_BYTE = 2**16  # a run of equal values takes a few bytes; beyond this it is a bomb
 FREE_VALUES = 2**22  # 32 MB, whatever the size of the file
-EXACT = 2**53  # the integers up to here are float64 numbers, each its own
 BLOCK_ROWS = 2**16
 LIMITS = {"thrift_string_size_limit": 2**26, "thrift_container_size_limit": 2**20}
 
@@ -65,7 +65,10 @@ def read_arrow(path: Path, source: str, names: Sequence[str]) -> dict[str, Any]:
     pyarrow, _ = load_pyarrow(source)
     with open_data(path, source) as stream, blame(source, "parquet"):
         reader = _Reader(stream, path.stat().st_size, source)
-        batches = list(reader.batches(choose(names, reader.names, source)))
+        reader.check_types(choose(names, reader.names, source), kept=True)
+        batches = list(reader.batches(names))
+        texts = [b.column(n) for b in batches for n in names if _is_text(reader.type_of(n))]
+        check_unpacked(sum(map(_text_size, texts)), reader.size, source, "keep numbers only")
         columns = {n: pyarrow.chunked_array([b.column(n) for b in batches]) for n in names}
         # strings were read as dictionaries
         return {
@@ -80,11 +83,12 @@ class _Reader:
     """An open file whose claims were checked; its rows come in batches."""
 
     def __init__(self, stream: BinaryIO, size: int, source: str) -> None:
-        self._stream, self._size, self._source = stream, size, source
+        self._stream, self.size, self._source = stream, size, source
         file = self._open()
         # nothing else of the metadata: what pyarrow throws there for damaged ones ends the process
         self._schema, self.rows = file.schema_arrow, file.metadata.num_rows
         self.names = list(self._schema.names)
+        check_width(len(self.names), source)
         name, count = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
         if count > 1:
             raise DataError(f'{source}: {count} columns are called "{name}"')
@@ -95,18 +99,24 @@ class _Reader:
         """Return the arrow type of a column."""
         return self._schema.field(name).type
 
-    def check_types(self, names: Sequence[str]) -> None:
-        """Raise DataError for a column that is neither numbers nor text."""
+    def check_types(self, names: Sequence[str], kept: bool = False) -> None:
+        """Raise DataError for a column that is neither numbers nor text.
+
+        What is `kept` as it is may also be times, and lists of all but text, whose sizes are known.
+        """
         from pyarrow import types
 
         numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+        single = (*numeric, types.is_null, *((types.is_temporal,) if kept else ()))
+        wrapped = (types.is_dictionary, *((types.is_list, types.is_large_list) if kept else ()))
+        way_out = "" if kept else "; leave it out by listing the others in data.features"
         for name in names:
             kind = self.type_of(name)
-            inner = kind.value_type if types.is_dictionary(kind) else kind
-            if not _is_text(kind) and not any(is_a(inner) for is_a in (*numeric, types.is_null)):
+            inner = kind.value_type if any(is_a(kind) for is_a in wrapped) else kind
+            if not _is_text(kind) and not any(is_a(inner) for is_a in single):
                 raise DataError(
                     f"{place(self._source, column=name)} is of type {str(kind)[:100]}, expected "
-                    "numbers or text; leave it out by listing the others in data.features"
+                    f"numbers or text{way_out}"
                 )
 
     def batches(self, names: Sequence[str]) -> Iterator[Any]:
@@ -132,15 +142,18 @@ class _Reader:
 
     def _check_size(self, names: Sequence[str]) -> None:
         """Raise DataError, before memory is taken, for more values than there can be or fit."""
-        values = self.rows * len(names)
+        unpacked, values = unpacked_size(self._stream, self.size, names)
+        values = max(values, self.rows * len(names))  # none are written of a column of nulls
         if 8 * values > MAX_BYTES:
             raise DataError(
                 f"{self._source}: {values} values, {8 * values} bytes; the limit is {MAX_BYTES}"
             )
-        if values > max(FREE_VALUES, MAX_VALUES_PER_BYTE * self._size):
+        if values > max(FREE_VALUES, MAX_VALUES_PER_BYTE * self.size):
             raise DataError(
-                f"{self._source}: declares {values} values in {self._size} bytes: damaged"
+                f"{self._source}: declares {values} values in {self.size} bytes: damaged"
             )
+        check_memory(8 * values, self._source)
+        check_unpacked(unpacked, self.size, self._source, "save it without compression")
 
 
 class _Column:
@@ -203,13 +216,17 @@ class _Column:
         texts = column.dictionary.take(pyarrow.array(used[used >= 0])).to_pylist()
         written = [None] * (len(used) - len(texts)) + [_as_text(text) for text in texts]
         codes = [self._code(text) for text in written]
-        self._check_lengths(written, inverse)
+        self._check_texts(written, inverse)
         return np.array(codes, np.int64)[inverse]
 
     def _code(self, text: str | None) -> int:
         return -1 if not text else self._known.setdefault(text, len(self._known))
 
-    def _check_lengths(self, written: Sequence[str | None], inverse: Array) -> None:
+    def _check_texts(self, written: Sequence[str | None], inverse: Array) -> None:
+        null = np.array([text is not None and "\0" in text for text in written], np.bool_)
+        if null.any():
+            row = self._count + int(np.argmax(null[inverse]))
+            raise DataError(f"{place(self._source, row, self.name)}: a text with a NUL character")
         long = np.array([text is not None and len(text) > MAX_TEXT for text in written], np.bool_)
         if long.any():
             row = int(np.argmax(long[inverse]))
@@ -234,6 +251,14 @@ def _is_text(kind: Any) -> bool:
     kind = kind.value_type if types.is_dictionary(kind) else kind
     strings = (types.is_string, types.is_large_string, types.is_string_view)
     return any(is_string(kind) for is_string in strings)
+
+
+def _text_size(column: Any) -> int:
+    """Return the bytes of a column of text, read as a dictionary, with each text written out."""
+    from pyarrow import compute
+
+    lengths = compute.binary_length(column.dictionary.cast("large_string"))
+    return compute.sum(lengths.take(column.indices)).as_py() or 0
 
 
 def _as_text(value: Any) -> str | None:

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..backend.system_memory import system_memory
 from ..errors import DataError, FileError
+from ..wording import size
+
+FREE_SIZE = 2**25  # bytes that are unpacked, however few they were packed into
+MAX_RATIO = 100  # bytes per packed byte beyond that; a bomb has up to a thousand, or a million
 
 
 def open_data(path: Path, source: str) -> BinaryIO:
@@ -52,3 +57,28 @@ def blame(what: str, kind: str) -> Iterator[None]:
         raise DataError(
             f"{what}: cannot be read: damaged or no {kind} file ({type(error).__name__}: {error})"
         ) from error
+
+
+def check_unpacked(unpacked: int, packed: int, what: str, way_out: str) -> None:
+    """Raise DataError about what unpacks to more than is believed, before it is.
+
+    >>> check_unpacked(10**9, 10**6, "x.npz", "save it with np.savez")
+    Traceback (most recent call last):
+    gpumlp.errors.DataError: x.npz: unpacks to more than 100 times its size, as bombs do; if you \
+trust it, save it with np.savez
+    """
+    if unpacked > max(FREE_SIZE, MAX_RATIO * packed):
+        raise DataError(
+            f"{what}: unpacks to more than {MAX_RATIO} times its size, as bombs do; "
+            f"if you trust it, {way_out}"
+        )
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise DataError if so many bytes are more than are free, before they are taken."""
+    memory = system_memory() if needed > FREE_SIZE else None
+    if memory is not None and needed > memory.free:
+        raise DataError(
+            f"{what} needs {size(needed)} of memory, and {size(memory.free)} are free; "
+            "give fewer rows or columns"
+        )

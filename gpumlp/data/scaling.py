@@ -5,6 +5,7 @@ Missing values, NaN, are first replaced by the mean of the training rows' values
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from .place import place
+from .reading import check_memory
 from .table import blocks, check_finite
 from .types import Array, Float64, Rows
 
@@ -85,7 +87,11 @@ class Scaler:
             raise DataError(
                 f"{source}: {x.shape[1]} columns, the training data has {len(self.offset)}"
             )
-        scaled = np.empty((len(x) if rows is None else len(rows), x.shape[1]), dtype)
+        shape = len(x) if rows is None else len(rows), x.shape[1]
+        check_memory(
+            prod(shape) * np.dtype(dtype).itemsize, f"{source}: x of shape {shape}, scaled,"
+        )
+        scaled = np.empty(shape, dtype)
         with np.errstate(over="ignore"):  # check_finite reports it, with row and column
             for block, values in _blocks(x, rows, self.fill):
                 values -= self.offset

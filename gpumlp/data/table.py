@@ -126,6 +126,13 @@ def _checked_y(y: Array, name: str, source: str) -> Array:
             return np.char.decode(y, "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{source}: {name} is not UTF-8 text ({error})") from error
+    if y.dtype.kind == "U":
+        codes = np.ascontiguousarray(y).view(y.dtype.byteorder + "u4").reshape(len(y), -1)
+        wrong = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+        if wrong.any():
+            row, character = map(int, np.argwhere(wrong)[0])
+            code = int(codes[row, character])
+            raise DataError(f"{place(source, row)}: {name} holds U+{code:04X}, no character")
     return y
 
 

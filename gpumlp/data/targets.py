@@ -1,5 +1,6 @@
 """Encode the targets of each task as the numbers that a loss takes, and class names back."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,11 +10,12 @@ import numpy.typing as npt
 
 from ..errors import DataError
 from .columns import columns, probabilities, zeros_and_ones
-from .frame import are_names
+from .frame import EXACT, NUMBER, are_names
 from .place import place
 from .table import check_finite
 from .types import Array
 
+NO_TEXT = re.compile("[\0\\ud800-\\udfff]")  # what some kind of file that names classes cannot hold
 TASKS = ("multiclass", "binary", "multilabel", "regression")
 
 
@@ -104,6 +106,7 @@ class Targets:
             and outputs >= 1
             and (task != "binary" or outputs == 1)
             and are_names(classes)
+            and not any(map(NO_TEXT.search, classes))
             and len(classes) == wanted
         ):
             raise ValueError(f"no targets: {task!r}, {outputs!r} outputs, classes {classes!r:.60}")
@@ -152,9 +155,26 @@ def _labels(y: Array, source: str) -> tuple[list[str], npt.NDArray[np.intp]]:
                 'for numbers use task = "regression"'
             )
     distinct, inverse = np.unique(y, return_inverse=True)
+    if y.dtype.kind == "U":
+        _refuse_spellings(distinct.tolist(), inverse, source)
     # 3.0 and 3 are the same label: a test file may store it either way.
     as_text = (lambda label: str(int(label))) if y.dtype.kind == "f" else str
     return [as_text(label) for label in distinct.tolist()], inverse
+
+
+def _refuse_spellings(texts: list[str], inverse: npt.NDArray[np.intp], source: str) -> None:
+    """Raise DataError for labels that are one number, of which other files may have one only."""
+    if not all(map(NUMBER.fullmatch, texts)):
+        return
+    known: dict[float, str] = {}
+    for i, text in enumerate(texts):
+        value = float(text)
+        other = known.setdefault(value, text)
+        if other != text and abs(value) < EXACT:
+            raise DataError(
+                f'{place(source, int(np.argmax(inverse == i)))}: the labels "{other}" and "{text}" '
+                f'are the same number; write them alike, or as text such as "x{text}"'
+            )
 
 
 def _check_classes(count: int, task: str, source: str) -> None:

@@ -6,7 +6,6 @@ A file that is missing or damaged costs what it holds and no more; `problems` sa
 import csv
 import io
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,12 @@ from ..errors import ConfigError, FileError
 from ..events import Record
 from ..run_place import MARK
 from ..saved_model import SavedModel, load_model
+from ..toml_text import read_toml
+from ..wording import size
 
 LOG_LINES = 20
+LOG_END = 2**16  # bytes, in which these lines are
+LARGEST = 2**26  # bytes that are read of a file
 LARGEST_EPOCH = 2**53
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -86,7 +89,7 @@ def read_run(path: Path) -> RunFiles:
     run.environment = _json(run, "env.json", required=True) or {}
     run.summary = _json(run, "summary.json")
     run.records = _records(run)
-    run.log = _text(run, "run.log").splitlines()[-LOG_LINES:]
+    run.log = _text(run, "run.log", LOG_END).splitlines()[-LOG_LINES:]
     if (path / "model.safetensors").exists():
         try:
             run.model = load_model(path)
@@ -98,31 +101,38 @@ def read_run(path: Path) -> RunFiles:
     return run
 
 
-def _bytes(run: RunFiles, name: str) -> bytes:
-    """Return a file's content; nothing, and a problem, where it cannot be read."""
+def _bytes(run: RunFiles, name: str, end: int | None = None) -> bytes:
+    """Return a file's content, or so much of its end; nothing, and a problem, if unreadable."""
     path = run.path / name
     if path.exists() and not path.is_file():  # a pipe may never end
         run.problems.append(f"{name} cannot be read: not a file")
         return b""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if end is not None:
+                file.seek(max(0, path.stat().st_size - end))
+            content = file.read(LARGEST + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:
         run.problems.append(f"{name} cannot be read: {error.strerror}")
         return b""
+    if len(content) > LARGEST:
+        run.problems.append(f"{name} is left out: more than {size(LARGEST)}")
+        return b""
+    return content
 
 
-def _text(run: RunFiles, name: str) -> str:
-    return _bytes(run, name).decode("utf-8", "replace")
+def _text(run: RunFiles, name: str, end: int | None = None) -> str:
+    return _bytes(run, name, end).decode("utf-8", "replace")
 
 
 def _config(run: RunFiles) -> Config | None:
     try:
-        return parse_config(tomllib.loads(run.config_text), MARK)
+        return parse_config(read_toml(run.config_text), MARK)
     except ConfigError as error:  # of another version, or changed by hand
         run.problems.append(f"this gpumlp does not understand the configuration: {error}")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         run.problems.append(f"{MARK} is damaged: {error}")
     return None
 
