@@ -143,9 +143,9 @@ class Resumed:
 def _toml(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the configuration of a checkpoint; FileError for one of no run."""
     try:
-        dict(facts["data"])
+        facts["data"].keys()
         return read_toml(facts["config"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise FileError(f"{path}: not a checkpoint of a run") from None
 
 

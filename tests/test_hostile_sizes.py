@@ -170,7 +170,13 @@ def test_a_matrix_of_millions_of_columns_is_no_table(capsys):
     wide = packed(np.save, arr=np.zeros((2, 3_000_000), np.uint8))
     refused(capsys, "x.npy", ["3000000 columns to choose from"], {"x.npy": wide}, [TARGET])
     header = ",".join(f"c{i}" for i in range(MAX_COLUMNS + 1)).encode()
-    refused(capsys, "x.csv", ["131073 columns"], {"x.csv": header + b"\n"}, ["target = 'c0'"])
+    refused(
+        capsys,
+        "x.csv",
+        [f"{MAX_COLUMNS + 1} columns"],
+        {"x.csv": header + b"\n"},
+        ["target = 'c0'"],
+    )
 
 
 def test_memory_that_is_not_free_is_not_asked_for(little_memory):

@@ -528,6 +528,7 @@ def test_the_checkpoint_of_another_run_is_refused(run, break_off):
         lambda tensors, facts: facts.pop("config"),
         lambda tensors, facts: facts.pop("data"),
         lambda tensors, facts: facts.update(data=[1]),
+        lambda tensors, facts: facts.update(data=[]),
         lambda tensors, facts: facts.update(choices=7),
         lambda tensors, facts: tensors.update(
             {"training/history": np.frombuffer(b"[" * 100_000, np.uint8)}

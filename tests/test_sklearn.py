@@ -610,3 +610,11 @@ def test_a_model_of_a_gpu_opens_on_a_machine_without_one():
     back = pickle.loads(pickle.dumps(model.set_params(device="cpu")))
     assert back._net().backend == get_backend("cpu", "fp32")
     assert back.predict(X).shape == (N,)
+
+
+@pytest.mark.parametrize("name", ["nul\0", "\udce9"])
+def test_class_names_that_no_file_can_hold_are_not_saved(name, tmp_path):
+    classifier = MLPClassifier(**FAST).fit(X, np.where(Y, "a", name + "b").astype(object))
+    with pytest.raises(ValueError, match="class name"):
+        save_model(classifier, tmp_path / "model.safetensors")
+    assert not any(tmp_path.iterdir())

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from ..data.prepare import Prepared
 from ..data.sources import load_rows
 from ..data.types import Array
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, FileError
+from ..files import read_small
 from ..model import EVALUATION_ROWS
+from ..run_place import ENVIRONMENT
 from ..saved_model import SavedModel, load_model
 
-LARGEST = 2**24  # bytes of a file that describes a run
 BLOCK_ROWS = 16 * EVALUATION_ROWS  # a multiple, so that the network sees the same blocks
 
 
@@ -84,12 +85,9 @@ def prepare_again(model: SavedModel, run: Path, dtype: npt.DTypeLike) -> Prepare
 
 def _fingerprint(run: Path) -> str | None:
     """Return the sha256 of the data that a run folder has kept, if it has."""
-    path = (run if run.is_dir() else run.parent) / "env.json"
-    if not path.is_file():  # a pipe may never end
-        return None
+    folder = run if run.is_dir() else run.parent
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(LARGEST))["data_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(read_small(folder / ENVIRONMENT))["data_sha256"]
+    except (FileError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

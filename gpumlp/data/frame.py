@@ -15,7 +15,7 @@ from .types import Array, Rows
 INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that it stores as a column
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.A | re.I)
 EXACT = 2**53  # the integers up to here are float64 numbers, each its own
-MAX_COLUMNS = 2**17  # each with a name; more are no table
+MAX_COLUMNS = 2**20  # each with a name; more are no table
 MAX_COMPARED = 1000  # names among which a similar one is looked for
 
 

@@ -12,7 +12,7 @@ from ..config_file import parse_config
 from ..data.features import Features
 from ..data.scaling import Scaler
 from ..data.sources import ARRAYS
-from ..data.targets import Targets
+from ..data.targets import NO_TEXT, Targets
 from ..saved_model import SavedModel
 from .base import MultilayerPerceptron
 from .classifier import MLPClassifier
@@ -96,7 +96,10 @@ def _targets(estimator: MultilayerPerceptron) -> Targets:
     classes = getattr(estimator, "classes_", np.empty(0))
     whole = classes.dtype.kind == "f" and (classes == np.floor(classes)).all()
     names = classes.astype(np.int64) if whole else classes
-    return Targets(task, tuple(map(str, names.tolist())), outputs)
+    texts = tuple(map(str, names.tolist()))
+    if any(map(NO_TEXT.search, texts)):
+        raise ValueError("a class name holds what no file can: NUL, or half a character")
+    return Targets(task, texts, outputs)
 
 
 def _config(estimator: MultilayerPerceptron, target: str) -> dict[str, Any]:
