@@ -120,7 +120,7 @@ def _kill_one(
         process.send_signal(number)
     # a signal before there is a handler for it ends a process as it ends any; one that comes when
     # all is done changes nothing
-    code = _end(process, (0, -number, 128 + number))
+    code = _end(process, (0, -number, 128 + number), starting=number == signal.SIGINT)
     if code == 0:
         found.ended_by_themselves += 1
         return True
@@ -150,14 +150,16 @@ def _start(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-def _end(process: "subprocess.Popen[str]", allowed: Sequence[int]) -> int:
+def _end(process: "subprocess.Popen[str]", allowed: Sequence[int], starting: bool = False) -> int:
+    """Return the exit code, one of those; also 1 of Python's own, if it may have been `starting`."""
     try:
         _, said = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         raise CheckFailed(f"a training did not end within {PATIENCE:,.0f} s") from None
-    if process.returncode not in allowed:
+    starting &= process.returncode == 1 and said.startswith("Fatal Python error: init")
+    if process.returncode not in allowed and not starting:
         raise CheckFailed(f"a training ended with code {process.returncode}:\n{said[-2000:]}")
     return process.returncode
 

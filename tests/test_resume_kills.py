@@ -6,10 +6,13 @@ GPUMLP_F1=N and GPUMLP_F4=N kill N times instead of 25 and 20.
 import json
 import os
 import signal
+import subprocess
+import sys
+from contextlib import nullcontext
 
 import pytest
 
-from gpumlp import cli
+from gpumlp import cli, kills
 from gpumlp.errors import CheckFailed
 from gpumlp.kills import Kill, differences, verify
 
@@ -42,10 +45,10 @@ def arguments(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(name, tmp_path):
-    kills = -(-KILLS // len(CONFIGS))
-    found = verify(arguments(name), tmp_path, kills, [signal.SIGKILL])
+    count = -(-KILLS // len(CONFIGS))
+    found = verify(arguments(name), tmp_path, count, [signal.SIGKILL])
     assert found.differences == []
-    assert [kill.code for kill in found.kills] == [-signal.SIGKILL] * kills
+    assert [kill.code for kill in found.kills] == [-signal.SIGKILL] * count
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -122,6 +125,21 @@ def test_a_resumption_that_changes_bits_fails_the_command(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "NOT the same bits" in out
     assert "broken-1: model differs" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "allowed"),
+    [
+        (signal.SIGINT, "Fatal Python error: init_import_site: Failed", True),
+        (signal.SIGINT, "Traceback (most recent call last):", False),
+        (signal.SIGTERM, "Fatal Python error: init_import_site: Failed", False),
+    ],
+)
+def test_python_itself_may_be_interrupted_while_it_starts(number, said, allowed):
+    code = f"import sys; sys.stderr.write({said!r}); sys.exit(1)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    with nullcontext() if allowed else pytest.raises(CheckFailed, match="ended with code 1"):
+        assert kills._end(process, (0,), starting=number == signal.SIGINT) == 1
 
 
 def test_a_training_that_fails_is_named(tmp_path):
