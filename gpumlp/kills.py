@@ -151,7 +151,7 @@ def _start(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
 
 
 def _end(process: "subprocess.Popen[str]", allowed: Sequence[int], starting: bool = False) -> int:
-    """Return the exit code, one of those; also 1 of Python's own, if it may have been `starting`."""
+    """Return the exit code, one of those; also Python's own 1, if it may have been starting."""
     try:
         _, said = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
