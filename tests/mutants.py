@@ -112,7 +112,7 @@ EXCHANGED = [
 ]
 NAMES = both_ways(EXCHANGED)
 DROPPED = ("abs", "sqrt", "sign", "int", "reversed", "sorted")  # f(x) -> x
-UNSEEN = ("__repr__", "__reduce__", "__hash__", "__getstate__")
+UNSEEN = ("__repr__", "__reduce__", "__hash__", "__getstate__", "ProgressBar", "_fitting")
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
@@ -142,8 +142,8 @@ def python_mutants(file, text):
 
 def children(node):
     """Return the nodes inside a node that decide on results."""
-    if isinstance(node, SKIPPED) or is_axis(node):
-        return []
+    if isinstance(node, SKIPPED) or is_axis(node) or getattr(node, "arg", "") == "strict":
+        return []  # zip(..., strict=True) only asserts
     left_out = {"annotation", "returns", "decorator_list", "bases"}
     found = []
     for name, value in ast.iter_fields(node):
@@ -161,7 +161,10 @@ def changes(node):
     if isinstance(node, ast.stmt):
         yield from changes_of_statement(node)
     elif isinstance(node, ast.expr):
+        right = ast.unparse(node)
         for changed in changes_of_expression(node):
+            if ast.unparse(changed) == right:
+                continue  # exchanged what is equal
             plain = isinstance(changed, ast.Constant | ast.Name | ast.Slice)
             yield ast.unparse(changed) if plain else f"({ast.unparse(changed)})"
     elif is_axis(node):
@@ -270,7 +273,8 @@ def is_type(node):
     if isinstance(node, ast.Constant):
         return node.value is None
     name = getattr(node, "id", "")
-    return name in ("bool", "float", "int", "str") or (name[1:] and name.istitle())
+    capitalized = name[:1].isupper() and not name.isupper()
+    return name in ("bool", "float", "int", "str") or capitalized
 
 
 SYMMETRIC = ("min", "max", "minimum", "maximum", "fmin", "fmax", "isinstance", "getattr")

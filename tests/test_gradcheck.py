@@ -264,6 +264,8 @@ def test_the_sizes_are_those_of_all_rows_and_at_least_the_gradients(here):
     cost, optimizer = cost_of(own, model, batch)
     gradient = backpropagated(cost, optimizer)
     sizes = added_sizes(cost, gradient)
+    cost.along(np.ones_like(gradient))  # whatever the loss was last asked for
+    assert added_sizes(cost, gradient) == sizes
     for parameter in model.parameters:
         assert sizes[parameter.name] >= np.linalg.norm(parameter.view(gradient)) * (1 - 1e-12)
     alone = Batch(batch.x[:1], batch.y[:1], batch.weight[:1])
@@ -273,6 +275,12 @@ def test_the_sizes_are_those_of_all_rows_and_at_least_the_gradients(here):
     for parameter in model.parameters:  # nothing cancels in one row
         norm = np.linalg.norm(parameter.view(gradient))
         assert sizes[parameter.name] == pytest.approx(norm, rel=1e-12)
+
+
+def test_the_engines_error_is_that_of_its_worst_tensor():
+    found = check(load_config("xor"))
+    errors = [tensor.engine_error for tensor in found.tensors]
+    assert min(errors) < found.engine_error == max(errors)
 
 
 def replace_decay(own):

@@ -97,6 +97,7 @@ def test_the_suggested_rate_trains_better_than_one_a_hundred_times_smaller(name,
 def test_every_optimizer_has_its_own_rate(name):
     found = found_of(experiment("digits", f"optimizer.name={name}"))
     assert found.ending == "rose"
+    assert len(found.rates) < 200
     assert found.rates[0] == 1e-6
     assert 1e-4 < found.suggestion < 1
     assert found.suggestion == pytest.approx(found.steepest, rel=0.005)
@@ -264,11 +265,28 @@ def test_a_curve_that_has_come_to_rest_has_a_suggestion_and_one_that_still_falls
     assert judged([*[10] * 20, *fall, *[1] * 3]).suggestion is None
 
 
+def test_what_changes_by_less_than_a_fiftieth_of_the_first_loss_has_not_changed():
+    assert judged(np.linspace(100, 98.1, 60)).steepest is None
+    assert judged(np.linspace(100, 97, 60)).steepest is not None
+    assert judged(np.linspace(-100, -101.9, 60)).steepest is None
+
+
+@pytest.mark.parametrize(("fall", "clear"), [(1.8, False), (2.0, True)])
+def test_nor_has_what_changes_by_less_than_four_deviations_of_the_smoothed_loss(fall, clear):
+    """Losses that differ by ±2 have, averaged over 5 steps, the deviation 2 / √2 · √(0.2 / 1.8)."""
+    smoothed = np.linspace(0, -fall, 200)
+    losses = smoothed + (-1.0) ** np.arange(200)
+    rates = np.geomspace(1e-6, 10, 200)
+    found = gpumlp.lr_finder._judged(rates, losses - losses[:99].mean(), smoothed, "rose", 5)
+    assert (found.steepest is not None) == clear
+
+
 @pytest.mark.parametrize(
     ("smoothed", "high"),
     [
         ([2.0, 1.0, 4.1], True),
         ([2.0, 1.0, 3.9], False),
+        ([0.2, 0.1, 0.41], True),
         # of losses below zero: 3 times the size of the least, or of the first where that is more
         ([-2.0, -10.0, 20.1], True),
         ([-2.0, -10.0, 19.9], False),

@@ -57,6 +57,9 @@ def test_bare_conditions_are_negated_and_products_of_matrices_lose_parts():
         "assert 1 + 1\n",
         "class A:\n    def __repr__(self):\n        return 'a' * 2\n",
         "Number = int | float\n",
+        "Weights = ArrayLike | None\n",
+        "y = f(x, x)\n",
+        "y = zip(x, z, strict=True)\n",
         "import a\n",
     ],
 )

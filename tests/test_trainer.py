@@ -327,6 +327,7 @@ def test_the_best_parameters_come_back_also_when_all_epochs_were_run():
         ("accuracy", 0.0, [0.1, 0.2, 0.1, 0.1], 2, 4),
         ("val_loss", 0.0, [3, float("nan"), float("nan")], 1, 3),
         ("val_loss", 0.0, [float("nan"), 3, 4, 5], 2, 4),
+        ("val_loss", 0.0, [float("inf"), float("inf"), float("inf")], 1, 3),
         ("val_loss", 0.0, [5, 4, 3, 2, 1], 5, None),
     ],
 )
@@ -347,6 +348,11 @@ def test_early_stopping_counts_epochs_without_improvement(
     assert stops == ([] if stopped is None else [stopped])
     assert stopping.best_epoch == trainer.best_epoch == best_epoch
     assert (model.flat.values == best_epoch).all()
+
+
+def test_early_stopping_waits_for_ten_epochs_unless_told_otherwise():
+    assert (EarlyStopping().patience, EarlyStopping().min_delta) == (10, 0)
+    assert EarlyStopping().restore_best
 
 
 def test_an_unknown_monitor_raises_with_what_there_is():
