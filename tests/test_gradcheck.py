@@ -277,6 +277,22 @@ def test_the_sizes_are_those_of_all_rows_and_at_least_the_gradients(here):
         assert sizes[parameter.name] == pytest.approx(norm, rel=1e-12)
 
 
+def test_the_engines_error_is_relative():
+    """To gradients that are 16 times as large, without a rounding in between."""
+    settings = ["model.hidden=[8]", "optimizer.weight_decay=0"]
+    mean, total = (
+        check(load_config("digits", [*settings, f"loss.reduction='{reduction}'"]), rows=16)
+        for reduction in ("mean", "sum")
+    )
+    assert mean.engine_error == pytest.approx(total.engine_error, rel=1e-3)
+
+
+def test_one_row_is_enough():
+    found = check(load_config("digits", ["model.hidden=[8]"]), rows=1)
+    assert found.rows == 1
+    assert_passes(found)
+
+
 def test_the_engines_error_is_that_of_its_worst_tensor():
     found = check(load_config("xor"))
     errors = [tensor.engine_error for tensor in found.tensors]

@@ -281,6 +281,12 @@ def test_nor_has_what_changes_by_less_than_four_deviations_of_the_smoothed_loss(
     assert (found.steepest is not None) == clear
 
 
+def test_a_loss_that_falls_and_is_then_not_finite_has_risen():
+    found = judged([*[10] * 20, *np.linspace(10, 1, 40)], ending="not finite")
+    assert found.tenth == pytest.approx(1.0)
+    assert found.suggestion == pytest.approx(found.steepest, rel=0.005)
+
+
 @pytest.mark.parametrize(
     ("smoothed", "high"),
     [
