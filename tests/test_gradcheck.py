@@ -9,6 +9,7 @@ from in_process import call
 from gpumlp.backend import ACTIVATIONS, get_backend
 from gpumlp.build import build_network
 from gpumlp.config_file import load_config, parse_config, shipped_configs
+from gpumlp.data.prepare import prepare
 from gpumlp.engine import graph
 from gpumlp.errors import DataError, DivergedError
 from gpumlp.gradients.check import (
@@ -16,6 +17,7 @@ from gpumlp.gradients.check import (
     added_sizes,
     backpropagated,
     check,
+    choose_batch,
     cost_of,
     engine_gradient,
     failures,
@@ -285,6 +287,14 @@ def test_the_engines_error_is_relative():
         for reduction in ("mean", "sum")
     )
     assert mean.engine_error == pytest.approx(total.engine_error, rel=1e-3)
+
+
+def test_the_rows_that_are_looked_at_reach_from_the_first_to_the_last():
+    own = load_config("digits")
+    data = prepare(own.data, "multiclass", 0, np.float64)
+    rows = data.train.x
+    chosen = choose_batch(own, data, 3).x
+    np.testing.assert_array_equal(chosen, rows[[0, (len(rows) - 1) // 2, len(rows) - 1]])
 
 
 def test_one_row_is_enough():
