@@ -234,6 +234,13 @@ OF_PYTHON = {
             "not written_through and self.clip_norm is not None -> (self.clip_norm is not None)",
         ): "an optimizer that clips does not write through",
     },
+    "gpumlp/parity.py": {
+        (
+            "_replace_rows_near_kinks",
+            "start = position * batches.effective",
+            "position * batches.effective -> (position / batches.effective)",
+        ): "rows beyond the last are row 0 again, which may be replaced again",
+    },
     "gpumlp/randomness.py": {
         (
             "permutation",

@@ -76,7 +76,7 @@ TESTS = {
     "gpumlp/samples.py": "samples trainer data_prepare engine",
     "gpumlp/schedules.py": "schedules trainer",
     "gpumlp/sklearn/lbfgs.py": "sklearn_equality sklearn",
-    "gpumlp/sklearn/solvers.py": "sklearn",
+    "gpumlp/sklearn/solvers.py": "sklearn_equality sklearn",
     "gpumlp/sparse.py": "sparse sklearn",
     "gpumlp/trainer.py": "trainer training_state divergence",
     "gpumlp/training_state.py": "training_state",
@@ -263,7 +263,7 @@ class Overlay:
         temporary.mkdir()
         child = os.fork()
         if not child:
-            self.run_here(tests, temporary, first)
+            self.run_here(tests, temporary, first, limit)
         try:
             return outcome_of(child, limit)
         finally:
@@ -271,12 +271,13 @@ class Overlay:
                 os.killpg(child, signal.SIGKILL)
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def run_here(self, tests, temporary, first):
+    def run_here(self, tests, temporary, first, limit):
         """Run tests, and leave with their exit status."""
         code = 70
         try:
             os.setsid()
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            signal.alarm(int(limit) + 60)  # where whoever waits for it was killed
             out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)

@@ -113,6 +113,13 @@ def test_a_soft_row_that_does_not_sum_to_one_is_named():
     assert Targets.fit("multiclass", near).encode(near).shape == (2, 2)
 
 
+def test_probabilities_may_miss_1_by_a_thousandth():
+    for sums in (0.9991, 1.0009):
+        assert Targets.fit("multiclass", np.array([[sums, 0.0], [0.0, 1.0]])).outputs == 2
+    for sums in (0.9989, 1.0011):
+        assert "the target sums to" in fit_error("multiclass", [[sums, 0.0], [0.0, 1.0]])
+
+
 def test_a_negative_probability_is_named():
     assert "row 1, column 0 (counted from 0): the target is -0.5," in fit_error(
         "multiclass", [[0, 1], [-0.5, 1.5]]

@@ -123,6 +123,7 @@ def test_fit_twice_is_one_fit_of_all_epochs(name, weighted, engine):
     for column in ("epoch", "step", "lr", "loss", "accuracy"):
         assert twice.history.column(column) == once.history.column(column)
     assert twice.history.column("epoch") == [1, 2, 3, 4, 5]
+    assert (twice.last_epoch, twice.last_step) == (5, 5 * STEPS)
 
 
 def test_each_epoch_has_its_own_order_and_so_has_each_seed():
@@ -174,6 +175,7 @@ def test_max_steps_counts_from_where_the_run_stands():
     trainer.fit(X, LABELS, epochs=5, max_steps=5)
     assert trainer.step == 9
     assert trainer.history.column("step") == [4, 8, 9]
+    assert (trainer.last_epoch, trainer.last_step) == (3, 9)
 
 
 @pytest.mark.parametrize(
