@@ -262,6 +262,13 @@ OF_PYTHON = {
             "int(estimator.max_iter) -> (estimator.max_iter)",
         ): "SciPy stops there, and of equals `min` takes the first",
     },
+    "gpumlp/trainer.py": {
+        (
+            "module",
+            "PROGRESS_SECONDS = 0.1",
+            "0.1 -> 0.2",
+        ): "how often progress is shown",
+    },
 }
 OF_KERNELS = {
     "kernels/activation.cu": {

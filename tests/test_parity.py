@@ -178,6 +178,20 @@ def test_rows_near_a_kink_are_replaced_everywhere(here, batch_size):
     assert_agrees(found)
 
 
+def test_rows_are_looked_at_under_the_masks_of_their_step(here, monkeypatch):
+    seen = []
+
+    def look(model, loss, x, target, keys):
+        seen.append((model, keys))
+        return np.zeros(len(x), bool)
+
+    monkeypatch.setattr("gpumlp.parity.near_kinks", look)
+    compare(config(model={"dropout": 0.5}), steps=3)
+    assert len(seen) == 3
+    for step, (model, keys) in enumerate(seen):
+        np.testing.assert_array_equal(keys, model.dropout_keys(step))
+
+
 def test_what_is_near_depends_on_the_mask_and_on_the_loss():
     double = get_backend("cpu", "fp64")
     model = Sequential(

@@ -3,6 +3,8 @@
 In one process; `test_resume_kills.py` does it with processes that are killed.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaBackend
@@ -349,6 +351,29 @@ def test_the_state_of_another_training_is_refused_and_changes_nothing(make, said
     assert said in str(error.value)
     np.testing.assert_array_equal(trainer.model.flat.values, before)
     assert (trainer.step, trainer.epoch, trainer.history) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({"step": 2.5}, True),
+        ({"step": True}, True),
+        ({"epoch": -1}, True),
+        ({"step": 2**53}, False),
+        ({"step": 2**53 + 1}, True),
+        ({"fit": {"began": [1, STEPS]}}, False),
+        ({"fit": {"began": [2, STEPS]}}, True),
+        ({"fit": {"began": [1, STEPS + 1]}}, True),
+        ({"fit": {"best_epoch": 0.5}}, True),
+    ],
+)
+def test_numbers_that_no_training_comes_to_are_refused(changed, refused, tmp_path):
+    fit(trainer_of(BreakOff(STEPS + 3), Checkpoints(tmp_path)))
+    state = newest_checkpoint(tmp_path).state
+    assert (state["epoch"], state["step"]) == (1, STEPS + 3)
+    changed = changed | {"fit": state["fit"] | changed.get("fit", {})}
+    with pytest.raises(StateError, match="the state is none") if refused else nullcontext():
+        trainer_of().load_state(state | changed)
 
 
 def test_the_state_of_other_data_is_refused_and_then_goes_on_with_its_own(tmp_path):
