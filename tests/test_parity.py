@@ -12,6 +12,7 @@ from gpumlp import parity
 from gpumlp.backend import ACTIVATIONS, PRECISIONS, CpuBackend, get_backend
 from gpumlp.backend.native import load_native
 from gpumlp.config_file import load_config, parse_config, shipped_configs
+from gpumlp.data.prepare import prepare
 from gpumlp.engine import graph
 from gpumlp.errors import DataError, DeviceError, DivergedError
 from gpumlp.gradients.kinks import near_kinks
@@ -209,6 +210,19 @@ def test_what_is_near_depends_on_the_mask_and_on_the_loss():
 
 
 # ------------------------------------------------------------------------- sizes
+
+
+def test_each_step_has_sizes_of_its_own(here):
+    """A sum over the steps so far would excuse ever larger errors."""
+    own = config("regression")
+    reference = parity.Reference(own, prepare(own.data, "regression", 0, np.float64))
+    start, sizes = [array.copy() for array in reference.buffers()], []
+    for _ in range(2):
+        reference.put(start, 0)
+        reference.training.begin_epoch(0, 0, np.ones(reference.training.batches.steps))
+        reference.run(0)
+        sizes.append((reference.loss_size, dict(reference.sizing.sizes)))
+    assert sizes[0] == sizes[1]
 
 
 def test_the_sizes_are_those_of_the_terms_and_not_of_what_is_left():

@@ -115,6 +115,13 @@ def test_learning_rates_fall_alike(rule, momentum):
     assert mine.n_iter_ < 200
 
 
+def test_the_least_learning_rate_ends_the_training_alike():
+    settings = COMMON | SGD | {"learning_rate": "adaptive", "learning_rate_init": 1e-6}
+    settings |= {"tol": 1e-2, "n_iter_no_change": 2, "max_iter": 200}
+    mine, other = both("MLPClassifier", settings, CLASSES["three classes"])
+    assert mine.n_iter_ == other.n_iter_ < 10
+
+
 @pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
 def test_early_stopping_takes_the_same_rows_and_stops_at_the_same_epoch(kind):
     y = CLASSES["two classes"] if kind == "MLPClassifier" else VALUES["values"]
