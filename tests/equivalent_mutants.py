@@ -76,6 +76,13 @@ OF_PYTHON = {
             "outputs > 1 -> (outputs >= 1)",
         ): "divides by 1 where it is 1",
     },
+    "gpumlp/backend/pointwise.py": {
+        (
+            "_bce",
+            "xp.greater(z, 0, out=out)",
+            "xp.greater(z, 0, out=out) -> (xp.greater_equal(z, 0, out=out))",
+        ): "times z, which is 0",
+    },
     "gpumlp/callbacks.py": {
         (
             "BestEpoch.load_state",
@@ -89,6 +96,14 @@ OF_PYTHON = {
             "labels = y.reshape(-1).astype(np.int64)",
             "1 -> 2",
         ): "NumPy takes any negative number",
+    },
+    "gpumlp/engine/divergence.py": {
+        (
+            "EpochStart.keep",
+            "self._progress = self._training.progress if self._training.batches.position else None",
+            "self._training.progress if self._training.batches.position else None -> "
+            "(self._training.progress)",
+        ): "before the first step the sums are 0",
     },
     "gpumlp/gradients/check.py": {
         (
@@ -198,6 +213,20 @@ OF_PYTHON = {
             "0.0 -> 1.0",
         ): "only a loss with a parameter of its own reads it",
     },
+    "gpumlp/lr_finder.py": {
+        (
+            "_too_high",
+            "unit = least if least > 0 else max(abs(smoothed[0]), -least)  # a Poisson loss "
+            "can be negative",
+            "abs(smoothed[0]) -> (smoothed[0])",
+        ): "below zero, the least is at least as large",
+        (
+            "_judged",
+            "if rose or smoothed[-1 - window] - smoothed[-1] <= clear:  # or it has come to rest",
+            "smoothed[-1 - window] - smoothed[-1] <= clear -> (smoothed[-1 - window] - "
+            "smoothed[-1] < clear)",
+        ): "no curve falls by exactly so much",
+    },
     "gpumlp/metrics.py": {
         (
             "mae",
@@ -285,6 +314,13 @@ OF_KERNELS = {
             "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2;  // more would cost registers",
             "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2; // more would cost registers "
             "-> constexpr int COUNT = sizeof...(Array) <= 3 ? 4 : 2;  // more would cost "
+            "registers",
+        ): "the order of visits changes the speed alone",
+        (
+            "for_each",
+            "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2;  // more would cost registers",
+            "constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 2; // more would cost registers "
+            "-> constexpr int COUNT = sizeof...(Array) <= 2 ? 4 : 3;  // more would cost "
             "registers",
         ): "the order of visits changes the speed alone",
     },

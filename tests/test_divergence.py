@@ -362,6 +362,8 @@ def test_without_memory_to_repeat_the_steps_they_are_named(monkeypatch):
         trainer_of(SGD(100.0)).fit(X, Y, epochs=20)
     with pytest.raises(DivergedError, match=r"epoch 2, step 5; not finite: 0\.weight"):
         trainer_of(SGD(10.0)).fit(X, Y, epochs=20)
+    with pytest.raises(DivergedError, match="epoch 1, step 1; the loss became inf"):
+        linear(1e20, optimizer=SGD(0.1)).fit([[1.0]], [0.0])
 
 
 # ------------------------------------------------------------------------ what it costs

@@ -263,6 +263,9 @@ def test_a_curve_that_has_come_to_rest_has_a_suggestion_and_one_that_still_falls
     assert judged([*[10] * 20, *fall]).suggestion is None
     assert judged([*[10] * 20, *fall, *[1] * 6]).suggestion is not None
     assert judged([*[10] * 20, *fall, *[1] * 3]).suggestion is None
+    risen = judged([*[10] * 20, *fall, 2, 3])  # as far as the range goes
+    assert risen.suggestion is not None
+    assert risen.tenth == pytest.approx(risen.rates[59] / 10)
 
 
 def test_what_changes_by_less_than_a_fiftieth_of_the_first_loss_has_not_changed():
@@ -291,13 +294,14 @@ def test_a_loss_that_falls_and_is_then_not_finite_has_risen():
     ("smoothed", "high"),
     [
         ([2.0, 1.0, 4.1], True),
-        ([2.0, 1.0, 3.9], False),
+        ([2.0, 1.0, 4.0], False),
         ([0.2, 0.1, 0.41], True),
         # of losses below zero: 3 times the size of the least, or of the first where that is more
         ([-2.0, -10.0, 20.1], True),
         ([-2.0, -10.0, 19.9], False),
         ([20.0, -1.0, 59.1], True),
         ([20.0, -1.0, 58.9], False),
+        ([2.0, 0.0, 5.9], False),
     ],
 )
 def test_the_loss_is_too_high_three_times_its_least_above_it(smoothed, high):

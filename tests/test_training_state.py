@@ -358,6 +358,7 @@ def test_the_state_of_another_training_is_refused_and_changes_nothing(make, said
     [
         ({"step": 2.5}, True),
         ({"step": True}, True),
+        ({"epoch": True}, True),
         ({"epoch": -1}, True),
         ({"step": 2**53}, False),
         ({"step": 2**53 + 1}, True),
@@ -374,6 +375,13 @@ def test_numbers_that_no_training_comes_to_are_refused(changed, refused, tmp_pat
     changed = changed | {"fit": state["fit"] | changed.get("fit", {})}
     with pytest.raises(StateError, match="the state is none") if refused else nullcontext():
         trainer_of().load_state(state | changed)
+
+
+def test_a_whole_number_may_be_written_as_a_fraction():
+    trainer = trainer_of()
+    trainer.load_state(fit(trainer_of(), epochs=1).state() | {"epoch": 1.0, "step": float(STEPS)})
+    assert (trainer.epoch, trainer.step) == (1, STEPS)
+    assert type(trainer.epoch) is type(trainer.step) is int
 
 
 def test_the_state_of_other_data_is_refused_and_then_goes_on_with_its_own(tmp_path):
