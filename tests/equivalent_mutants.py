@@ -269,6 +269,11 @@ OF_PYTHON = {
             "start = position * batches.effective",
             "position * batches.effective -> (position / batches.effective)",
         ): "rows beyond the last are row 0 again, which may be replaced again",
+        (
+            "module",
+            "ROUNDING = 2  # times the type's ε: what writing a value may lose",
+            "2 -> 3",
+        ): "how much rounding is allowed for is a matter of size",
     },
     "gpumlp/randomness.py": {
         (

@@ -323,7 +323,7 @@ CPP = [  # pattern of one expression, what may stand in its place
     (r"\btrue\b", ["false"]),
     (r"\bfalse\b", ["true"]),
 ]
-TERM = r"[\w.]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?"
+TERM = r"(?:\d[\d.]*e-?\d+f?|[\w.]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?)"
 BINARY = re.compile(rf"(?<![\w.)\]])(?=({TERM}) ([-+*/]) ({TERM}))")
 CALLS = both_ways([("exp_", "expm1_"), ("smaller", "larger"), ("value", "slope")])
 CALLED = re.compile(rf"(?:(?<!\w )|(?<=return ))\b(?:{'|'.join(CALLS)})(?=\()")

@@ -75,6 +75,13 @@ def test_c_mutants_are_in_no_comment():
     ]
 
 
+def test_a_number_with_an_exponent_is_one_operand():
+    text = "SCALAR float f(float z) {\n  return z - 2.5e-4f;\n}\n"
+    wrong = {wrong for _, wrong in changed("a.h", text)}
+    assert {"return 2.5e-4f - z;", "return z;", "return 2.5e-4f;"} <= wrong
+    assert not any(line.endswith(("e;", "z-4f;")) for line in wrong)
+
+
 def test_c_mutants_exchange_operands_and_functions():
     text = "SCALAR float value(float z) {\n  return exp_(z[0]) - z[1] * value(z);\n}\n"
     wrong = {wrong for _, wrong in changed("a.h", text)}
