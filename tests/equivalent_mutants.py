@@ -350,6 +350,19 @@ OF_KERNELS = {
             "SCALAR size_t smaller(size_t a, size_t b) { return a < b ? a : b; } -> SCALAR "
             "size_t smaller(size_t a, size_t b) { return a <= b ? a : b; }",
         ): "of equals, either",
+        (
+            "unscale",
+            "const Range mine = share(n, 16);",
+            "const Range mine = share(n, 16); -> const Range mine = share(n, 15);",
+        ): "where the threads' parts meet changes the speed alone",
+        (
+            "columns_at_once",
+            "SCALAR size_t columns_at_once(size_t rows) { return rows < 4096 ? 4096 / (rows + "
+            "1) + 1 : 1; }",
+            "SCALAR size_t columns_at_once(size_t rows) { return rows < 4096 ? 4096 / (rows + "
+            "1) + 1 : 1; } -> SCALAR size_t columns_at_once(size_t rows) { return rows < 4096 "
+            "? 4095 / (rows + 1) + 1 : 1; }",
+        ): "how many columns at once changes the speed alone",
     },
     "kernels/portable.h": {
         (

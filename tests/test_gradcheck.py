@@ -303,6 +303,17 @@ def test_one_row_is_enough():
     assert_passes(found)
 
 
+@pytest.mark.parametrize("away", [9.0, -9.0])
+def test_the_engines_worst_entry_is_the_farthest_away_to_either_side(here, monkeypatch, away):
+    def spoilt(own, network, batch):
+        engine, found = engine_gradient(own, network, batch)
+        network.parameters[0].view(found)[1, 2] += away
+        return engine, found
+
+    monkeypatch.setattr("gpumlp.gradients.check.engine_gradient", spoilt)
+    assert check(config()).tensors[0].engine_worst == (1, 2)
+
+
 def test_the_engines_error_is_that_of_its_worst_tensor():
     found = check(load_config("xor"))
     errors = [tensor.engine_error for tensor in found.tensors]

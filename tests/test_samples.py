@@ -84,6 +84,14 @@ def test_one_soft_target_among_labels_has_no_class_and_so_no_class_weight(target
         loss_weights(np.array(target), None, np.array([1.0, 2.0]))
 
 
+def test_weights_may_be_bytes_and_count_as_numbers():
+    """In bytes 255 + 1 is 0."""
+    weight = np.full(ROWS, 255, np.uint8)
+    taken = as_samples(MODEL, SoftmaxCrossEntropy(), X, LABELS, weight)
+    assert taken.sample_weight.dtype == np.float32
+    assert taken.loss_weight.dtype == np.float32
+
+
 def test_lists_will_do():
     taken = as_samples(MODEL, SoftmaxCrossEntropy(), X.tolist(), LABELS.tolist(), WEIGHTS.tolist())
     np.testing.assert_array_equal(taken.x, X.astype(np.float32))
