@@ -84,7 +84,7 @@ TESTS = {
     "kernels/batch.cu": "kernels",
     "kernels/device.h": "kernels",
     "kernels/loss.cu": "kernels",
-    "kernels/native.cpp": "backend native native_threads fused",
+    "kernels/native.cpp": "backend native native_threads fused losses",
     "kernels/norm.cu": "kernels",
     "kernels/operand.cu": "backend kernels precision",
     "kernels/portable.h": "backend kernels activations",
