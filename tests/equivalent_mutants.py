@@ -105,6 +105,15 @@ OF_PYTHON = {
             "(self._training.progress)",
         ): "before the first step the sums are 0",
     },
+    "gpumlp/engine/step.py": {
+        (
+            "TrainingStep.__init__",
+            "if batches.whole and (batches.x.dtype == np.uint8 or isinstance(batches.x, "
+            "SparseRows)):",
+            "batches.x.dtype == np.uint8 or isinstance(batches.x, SparseRows) -> "
+            "(batches.x.dtype == np.uint8)",
+        ): "what is not made dense here is in each step, which takes its time",
+    },
     "gpumlp/gradients/check.py": {
         (
             "choose_batch",
@@ -243,6 +252,11 @@ OF_PYTHON = {
             "least_outputs: int = 1",
             "1 -> 0",
         ): "no network has no outputs",
+        (
+            "r2",
+            "explained = 1 - error / np.where(constant, 1, spread)",
+            "1 -> 2 (2)",
+        ): "not read where the targets are constant",
     },
     "gpumlp/model.py": {
         (

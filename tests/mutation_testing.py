@@ -55,7 +55,8 @@ TESTS = {
     "gpumlp/data/weights.py": "data_weights",
     "gpumlp/engine/divergence.py": "divergence training_state",
     "gpumlp/engine/early.py": "early_updates engine",
-    "gpumlp/engine/step.py": "engine trainer early_updates loss_scale divergence out_of_memory",
+    "gpumlp/engine/step.py": "engine trainer early_updates loss_scale divergence sparse "
+    "out_of_memory",
     "gpumlp/gradients/check.py": "gradcheck",
     "gpumlp/gradients/differences.py": "differences gradcheck explain",
     "gpumlp/gradients/explain.py": "explain",

@@ -115,6 +115,13 @@ def test_learning_rates_fall_alike(rule, momentum):
     assert mine.n_iter_ < 200
 
 
+def test_a_loss_that_stays_as_it_is_counts_alike():
+    settings = COMMON | SGD | {"learning_rate_init": 1e-300, "tol": 0.0, "max_iter": 12}
+    mine, other = both("MLPClassifier", settings | {"n_iter_no_change": 3}, CLASSES["two classes"])
+    assert len(set(mine.loss_curve_)) == len(set(other.loss_curve_)) == 1
+    assert mine.n_iter_ == other.n_iter_
+
+
 def test_the_least_learning_rate_ends_the_training_alike():
     settings = COMMON | SGD | {"learning_rate": "adaptive", "learning_rate_init": 1e-6}
     settings |= {"tol": 1e-2, "n_iter_no_change": 2, "max_iter": 200}
