@@ -85,7 +85,7 @@ TESTS = {
     "kernels/batch.cu": "kernels",
     "kernels/device.h": "kernels",
     "kernels/loss.cu": "kernels",
-    "kernels/native.cpp": "backend native native_threads fused losses",
+    "kernels/native.cpp": "backend native native_threads fused",
     "kernels/norm.cu": "kernels",
     "kernels/operand.cu": "backend kernels precision",
     "kernels/portable.h": "backend kernels activations",

@@ -431,6 +431,8 @@ def pointwise_loss(draw, rows, columns):
     for name, (_, _, parameter) in LOSS.items():
         binary = name == "bce"
         z = 2 * draw.normal(rows, columns)
+        if binary:  # an output of 0 says no
+            z *= draw.integers(4, rows, columns) > 0
         # rows that are right must occur, also where there are many outputs
         right = np.where(draw.integers(4, rows, 1) > 0, z > 0, draw.integers(2, rows, columns))
         arrays = {
