@@ -115,6 +115,18 @@ def test_learning_rates_fall_alike(rule, momentum):
     assert mine.n_iter_ < 200
 
 
+def test_what_ends_or_slows_a_training_is_said_alike(capsys):
+    settings = COMMON | SGD | {"learning_rate": "adaptive", "learning_rate_init": 1e-5}
+    settings |= {"tol": 1e-2, "n_iter_no_change": 2, "max_iter": 200, "verbose": True}
+    said = []
+    for module in (ours, theirs):
+        module.MLPClassifier(**settings).fit(X, CLASSES["three classes"])
+        lines = capsys.readouterr().out.splitlines()
+        said.append([line for line in lines if "did not improve" in line])
+    assert said[0] == said[1]
+    assert len(said[0]) == 3  # at 1e-5, at 2e-6, and at the end
+
+
 def test_a_loss_that_stays_as_it_is_counts_alike():
     settings = COMMON | SGD | {"learning_rate_init": 1e-300, "tol": 0.0, "max_iter": 12}
     mine, other = both("MLPClassifier", settings | {"n_iter_no_change": 3}, CLASSES["two classes"])
