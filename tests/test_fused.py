@@ -79,6 +79,21 @@ def test_an_operation_is_right_for_strided_arrays_too(name, shape):
 
 
 @every_operation
+@pytest.mark.parametrize("shape", [(3, 5), (257, 4)], ids=str)
+def test_nothing_is_written_around_the_arrays_of_an_operation(name, shape):
+    for i, case in enumerate(cases(name, shape)):
+        placed, around = place(case, CpuBackend(), "F"), {}
+        for key, array in vars(placed).items():
+            memory = np.full(array.size + 32, 77, array.dtype)
+            inner = memory[16:-16].reshape(array.shape, order="F")
+            inner[...] = array
+            vars(placed)[key], around[key] = inner, (memory[:16], memory[-16:])
+        case.call(CpuBackend(), placed)
+        for key, edges in around.items():
+            assert all((edge == 77).all() for edge in edges), f"{key} of case {i}"
+
+
+@every_operation
 def test_an_operation_on_float64_arrays_is_that_of_numpy(name):
     """They may come from a user's own arrays; the kernels take float32 alone."""
     for case in cases(name, (5, 4)):
