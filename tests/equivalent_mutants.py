@@ -382,6 +382,11 @@ OF_KERNELS = {
             "1) + 1 : 1; } -> SCALAR size_t columns_at_once(size_t rows) { return rows < 4096 "
             "? 4095 / (rows + 1) + 1 : 1; }",
         ): "how many columns at once changes the speed alone",
+        (
+            "softmax_cross_entropy",
+            "dot += term < 0.0f ? term : 0.0f;",
+            "dot += term < 0.0f ? term : 0.0f; -> dot += term < 1.0f ? term : 0.0f;",
+        ): "no term is above 0",
     },
     "kernels/portable.h": {
         (
