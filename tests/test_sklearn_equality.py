@@ -3,6 +3,7 @@
 Both draw the same start from a random state; without shuffling they then take the same batches.
 """
 
+import warnings
 from inspect import signature
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_what_ends_or_slows_a_training_is_said_alike(capsys):
         said.append([line for line in lines if "did not improve" in line])
     assert said[0] == said[1]
     assert len(said[0]) == 3  # at 1e-5, at 2e-6, and at the end
+
+
+def test_a_training_that_stops_in_its_last_epoch_has_converged():
+    settings = COMMON | SGD | {"tol": 1e-3, "n_iter_no_change": 3, "max_iter": 500, "alpha": 0}
+    for module in (ours, theirs):
+        stopped = module.MLPClassifier(**settings).fit(X, CLASSES["three classes"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = module.MLPClassifier(**settings | {"max_iter": stopped.n_iter_})
+            again.fit(X, CLASSES["three classes"])
+            assert again.n_iter_ == stopped.n_iter_
 
 
 def test_a_loss_that_stays_as_it_is_counts_alike():

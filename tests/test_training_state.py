@@ -377,6 +377,17 @@ def test_numbers_that_no_training_comes_to_are_refused(changed, refused, tmp_pat
         trainer_of().load_state(state | changed)
 
 
+def test_no_seconds_of_an_epoch_are_counted_between_two_epochs():
+    states = []
+
+    class Look(Callback):
+        def on_epoch_end(self, trainer, record):
+            states.append(trainer.state()["fit"])
+
+    fit(trainer_of(Look()))
+    assert [(state["progress"], state["epoch_seconds"]) for state in states] == [(None, 0)] * EPOCHS
+
+
 def test_a_whole_number_may_be_written_as_a_fraction():
     trainer = trainer_of()
     trainer.load_state(fit(trainer_of(), epochs=1).state() | {"epoch": 1.0, "step": float(STEPS)})
