@@ -401,6 +401,12 @@ OF_KERNELS = {
             "const float tail = log1p_(exp_(z < 0.0f ? z : -z)); -> const float tail = "
             "log1p_(exp_(z <= 0.0f ? z : -z));",
         ): "e^0 either way",
+        (
+            "bits",
+            "const uint32 quiet = value == value ? 0u : 0x400000u;",
+            "const uint32 quiet = value == value ? 0u : 0x400000u; -> const uint32 quiet = "
+            "value == value ? 1u : 0x400000u;",
+        ): "the last bits are cut off",
     },
 }
 
