@@ -135,6 +135,11 @@ OF_PYTHON = {
             "return relative_error(float(gradient @ direction), numeric, scale)",
             "gradient @ direction -> (direction @ gradient)",
         ): "a sum of products either way",
+        (
+            "added_sizes",
+            "model.backward(dz[row : row + 1], input_gradient=False)",
+            "False -> True",
+        ): "nobody reads the gradient by the input",
     },
     "gpumlp/gradients/differences.py": {
         (

@@ -142,8 +142,10 @@ def python_mutants(file, text):
 
 def children(node):
     """Return the nodes inside a node that decide on results."""
-    if isinstance(node, SKIPPED) or is_axis(node) or getattr(node, "arg", "") == "strict":
-        return []  # zip(..., strict=True) only asserts
+    if isinstance(node, SKIPPED) or is_axis(node):
+        return []
+    if getattr(node, "arg", "") in ("strict", "stacklevel"):
+        return []  # the one asserts, the other is for people
     left_out = {"annotation", "returns", "decorator_list", "bases"}
     found = []
     for name, value in ast.iter_fields(node):

@@ -1,5 +1,7 @@
 """Sparse rows: made dense batch by batch, with the bits of a dense array."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,12 @@ def test_what_is_no_matrix_of_real_numbers_is_refused():
         trained(sparse.csr_matrix(X * 1j), get_backend("cpu"), 30)
     with pytest.raises(ValueError, match=r"x must have shape \(N, 12\), got \(90, 11\)"):
         trained(sparse.csr_matrix(X[:, 1:]), get_backend("cpu"), 30)
+
+
+def test_rows_are_taken_by_numbers_that_lie_on_a_device():
+    on_device = SimpleNamespace(get=lambda: np.array([3, 1]))  # as CuPy's arrays are
+    taken = SparseRows(sparse.csr_matrix(X), np.float64).take(on_device)
+    np.testing.assert_array_equal(taken, X[[3, 1]])
 
 
 def test_rows_in_as_much_of_an_array_as_is_needed():
