@@ -7,6 +7,7 @@ and what only shows an object are left alone: no result depends on them.
 import ast
 import copy
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 
@@ -24,11 +25,6 @@ class Mutant:
             f"{self.file}:{self.line} {self.scope}: {' '.join(self.right.split())} -> {self.wrong}"
         )
 
-    def in_line(self, text):
-        """Return (file, function, line, change), as the list of equivalent ones names it."""
-        change = f"{' '.join(self.right.split())} -> {self.wrong}"
-        return self.file, self.scope, text.splitlines()[self.line - 1].strip(), change
-
     def apply(self, text):
         assert text.startswith(self.right, self.start)
         return text[: self.start] + self.wrong + text[self.start + len(self.right) :]
@@ -39,6 +35,21 @@ def mutants_of(file, text):
     found = python_mutants(file, text) if file.endswith(".py") else cpp_mutants(file, text)
     kept = {(m.start, m.right, m.wrong): m for m in found if m.right != m.wrong}
     return sorted(kept.values(), key=lambda m: (m.start, m.wrong))
+
+
+def names_of(mutants, text):
+    """Return {mutant: (file, function, line, change)} of the mutants of a file, in their order.
+
+    So the list of equivalent ones names them. Of several in equal lines of a function that change
+    the same, the second is named "... (2)", and so on.
+    """
+    names, seen, lines = {}, Counter(), text.splitlines()
+    for mutant in mutants:
+        change = f"{' '.join(mutant.right.split())} -> {mutant.wrong}"
+        name = (mutant.file, mutant.scope, lines[mutant.line - 1].strip(), change)
+        seen[name] += 1
+        names[mutant] = name if seen[name] == 1 else (*name[:3], f"{change} ({seen[name]})")
+    return names
 
 
 # -------------------------------------------------------------------------------- Python
@@ -71,6 +82,12 @@ COMPARISONS = {
     ast.In: (ast.NotIn,),
     ast.NotIn: (ast.In,),
 }
+
+
+def both_ways(pairs):
+    return dict(pairs) | {right: left for left, right in pairs}
+
+
 COMMUTES = (ast.Add, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
 EXCHANGED = [
     ("min", "max"),
@@ -93,9 +110,9 @@ EXCHANGED = [
     ("zeros_like", "ones_like"),
     ("sum", "mean"),
 ]
-NAMES = dict(EXCHANGED) | {right: left for left, right in EXCHANGED}
+NAMES = both_ways(EXCHANGED)
 DROPPED = ("abs", "sqrt", "sign", "int", "reversed", "sorted")  # f(x) -> x
-UNSEEN = ("__repr__", "__reduce__", "__hash__", "__getstate__")
+UNSEEN = ("__repr__", "__reduce__", "__hash__", "__getstate__", "ProgressBar", "_fitting")
 SKIPPED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)
 
 
@@ -113,10 +130,10 @@ def python_mutants(file, text):
             if node.name in UNSEEN:
                 return
             scope = f"{scope}.{node.name}".lstrip(".")
-        for wrong in changes(node):
-            start = position(node.lineno, node.col_offset)
-            end = position(node.end_lineno, node.end_col_offset)
-            yield Mutant(file, node.lineno, scope or "module", start, text[start:end], wrong)
+        for part, wrong in [*((node, wrong) for wrong in changes(node)), *negated(node)]:
+            start = position(part.lineno, part.col_offset)
+            end = position(part.end_lineno, part.end_col_offset)
+            yield Mutant(file, part.lineno, scope or "module", start, text[start:end], wrong)
         for child in children(node):
             yield from visit(child, scope)
 
@@ -127,6 +144,8 @@ def children(node):
     """Return the nodes inside a node that decide on results."""
     if isinstance(node, SKIPPED) or is_axis(node):
         return []
+    if getattr(node, "arg", "") in ("strict", "stacklevel"):
+        return []  # the one asserts, the other is for people
     left_out = {"annotation", "returns", "decorator_list", "bases"}
     found = []
     for name, value in ast.iter_fields(node):
@@ -144,11 +163,22 @@ def changes(node):
     if isinstance(node, ast.stmt):
         yield from changes_of_statement(node)
     elif isinstance(node, ast.expr):
+        right = ast.unparse(node)
         for changed in changes_of_expression(node):
+            if ast.unparse(changed) == right:
+                continue  # exchanged what is equal
             plain = isinstance(changed, ast.Constant | ast.Name | ast.Slice)
             yield ast.unparse(changed) if plain else f"({ast.unparse(changed)})"
     elif is_axis(node):
         yield f"axis={1 - node.value.value}"
+
+
+def negated(node):
+    """Yield (condition, its opposite) of the conditions of a node that nothing else negates."""
+    conditions = [getattr(node, "test", None), *getattr(node, "ifs", [])]
+    for condition in conditions:
+        if isinstance(condition, ast.Name | ast.Attribute | ast.Call | ast.Subscript):
+            yield condition, f"(not {ast.unparse(condition)})"
 
 
 def is_axis(node):
@@ -156,6 +186,7 @@ def is_axis(node):
         isinstance(node, ast.keyword)
         and node.arg == "axis"
         and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, int)
     )
 
 
@@ -183,6 +214,8 @@ def changes_of_expression(node):
             if type(op) in OPERATORS:
                 yield replaced(node, op=OPERATORS[type(op)]())
                 yield from (left, right)
+            if isinstance(op, ast.MatMult):
+                yield from (left, right, replaced(node, left=ast.Attribute(left, "T")))
             if not isinstance(op, COMMUTES):
                 yield replaced(node, left=right, right=left)
         case ast.UnaryOp(operand=operand):
@@ -242,7 +275,8 @@ def is_type(node):
     if isinstance(node, ast.Constant):
         return node.value is None
     name = getattr(node, "id", "")
-    return name in ("bool", "float", "int", "str") or (name[1:] and name.istitle())
+    capitalized = name[:1].isupper() and not name.isupper()
+    return name in ("bool", "float", "int", "str") or capitalized
 
 
 SYMMETRIC = ("min", "max", "minimum", "maximum", "fmin", "fmax", "isinstance", "getattr")
@@ -291,6 +325,10 @@ CPP = [  # pattern of one expression, what may stand in its place
     (r"\btrue\b", ["false"]),
     (r"\bfalse\b", ["true"]),
 ]
+TERM = r"(?:\d[\d.]*e-?\d+f?|[\w.]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?)"
+BINARY = re.compile(rf"(?<![\w.)\]])(?=({TERM}) ([-+*/]) ({TERM}))")
+CALLS = both_ways([("exp_", "expm1_"), ("smaller", "larger"), ("value", "slope")])
+CALLED = re.compile(rf"(?:(?<!\w )|(?<=return ))\b(?:{'|'.join(CALLS)})(?=\()")
 FLOAT = re.compile(r"(?<![\w.])\d+\.\d*(?:e-?\d+)?f?(?![\w.])")
 INTEGER = re.compile(r"(?<![\w.<])\d+(?=u?(?![\w.>]))")
 HEX = re.compile(r"(?<![\w.])0x[0-9A-Fa-f]+(?=u?(?![\w.]))")
@@ -318,6 +356,13 @@ def cpp_mutants(file, text):
         for match in re.finditer(pattern, bare):
             for other in others:
                 yield mutant(*match.span(), other)
+    for match in BINARY.finditer(bare):
+        left, operator, right = match.groups()
+        others = [left, right, *([f"{right} {operator} {left}"] if operator in "-/" else [])]
+        for other in others:
+            yield mutant(match.start(1), match.end(3), other)
+    for match in CALLED.finditer(bare):
+        yield mutant(*match.span(), CALLS[match[0]])
     for match in FLOAT.finditer(bare):
         number = match[0].rstrip("f")
         suffix = "f" if match[0].endswith("f") else ""

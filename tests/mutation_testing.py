@@ -34,23 +34,32 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from equivalent_mutants import EQUIVALENT, RULES
-from mutants import mutants_of
+from mutants import mutants_of, names_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # file -> the tests that concern it, those first that find most in the least time
 TESTS = {
     "gpumlp/backend/activations.py": "backend activations",
-    "gpumlp/backend/base.py": "backend losses precision engine",
+    "gpumlp/backend/base.py": "backend losses precision engine system_memory",
+    "gpumlp/backend/fused.py": "fused backend",
+    "gpumlp/backend/fused_updates.py": "fused backend",
     "gpumlp/backend/pointwise.py": "backend losses",
     "gpumlp/backend/precision.py": "precision backend",
     "gpumlp/backend/updates.py": "backend optimizers loss_scale precision",
+    "gpumlp/callbacks.py": "trainer training_state",
+    "gpumlp/data/columns.py": "data_targets data_prepare",
     "gpumlp/data/scaling.py": "data_scaling data_prepare",
     "gpumlp/data/splits.py": "data_splits data_prepare",
+    "gpumlp/data/targets.py": "data_targets data_prepare",
     "gpumlp/data/weights.py": "data_weights",
+    "gpumlp/engine/divergence.py": "divergence training_state",
     "gpumlp/engine/early.py": "early_updates engine",
-    "gpumlp/engine/step.py": "engine trainer early_updates loss_scale out_of_memory",
+    "gpumlp/engine/step.py": "engine trainer early_updates loss_scale divergence sparse "
+    "out_of_memory",
+    "gpumlp/gradients/check.py": "gradcheck",
     "gpumlp/gradients/differences.py": "differences gradcheck explain",
+    "gpumlp/gradients/explain.py": "explain",
     "gpumlp/gradients/kinks.py": "gradient_kinks gradcheck",
     "gpumlp/gradients/norms.py": "gradient_norms",
     "gpumlp/gradients/sizes.py": "gradient_sizes gradcheck",
@@ -58,15 +67,20 @@ TESTS = {
     "gpumlp/layers.py": "layers model engine gradients",
     "gpumlp/loss_scale.py": "loss_scale divergence",
     "gpumlp/losses.py": "losses gradients oracle",
+    "gpumlp/lr_finder.py": "lr_finder",
     "gpumlp/metrics.py": "metrics plots_classes trainer evaluate_command",
     "gpumlp/model.py": "model engine trainer saved_model out_of_memory",
-    "gpumlp/optimizers.py": "optimizers engine early_updates oracle loss_scale",
+    "gpumlp/optimizers.py": "optimizers engine early_updates oracle loss_scale precision",
     "gpumlp/parameters.py": "parameters optimizers model precision",
+    "gpumlp/parity.py": "parity",
     "gpumlp/randomness.py": "randomness samples trainer",
     "gpumlp/samples.py": "samples trainer data_prepare engine",
     "gpumlp/schedules.py": "schedules trainer",
     "gpumlp/sklearn/lbfgs.py": "sklearn_equality sklearn",
+    "gpumlp/sklearn/solvers.py": "sklearn_equality sklearn",
     "gpumlp/sparse.py": "sparse sklearn",
+    "gpumlp/trainer.py": "trainer training_state divergence",
+    "gpumlp/training_state.py": "training_state",
     "kernels/activation.cu": "kernels fused",
     "kernels/batch.cu": "kernels",
     "kernels/device.h": "kernels",
@@ -111,7 +125,7 @@ def parse(arguments):
     parser.add_argument("--list", action="store_true", help="print them, run nothing")
     parser.add_argument("--equivalent", action="store_true", help="run the listed ones, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of compiled kernels")
-    about = "for each; without it the tests are run as they are before, and timed"
+    about = "for each, instead of three times what its tests take as they are"
     parser.add_argument("--limit", type=float, metavar="SECONDS", help=about)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin none after them")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
@@ -120,7 +134,13 @@ def parse(arguments):
 
 def all_mutants(files=TESTS):
     for file in files:
-        yield from mutants_of(file, source(file))
+        yield from names(file)
+
+
+@cache
+def names(file):
+    """Return the mutants of a file, with what they are called in the list of equivalent ones."""
+    return names_of(mutants_of(file, source(file)), source(file))
 
 
 @cache
@@ -129,9 +149,7 @@ def source(file):
 
 
 def is_equivalent(mutant):
-    line = mutant.in_line(source(mutant.file))
-    by_rule = [(mutant.file, mutant.scope), (mutant.file, line[2].split()[0])]
-    return line in EQUIVALENT or any(rule in RULES for rule in by_rule)
+    return names(mutant.file)[mutant] in EQUIVALENT or (mutant.file, mutant.scope) in RULES
 
 
 def choose(mutants, options):
@@ -151,7 +169,7 @@ def run_all(overlay, mutants, options):
     """Return (mutant, what became of it, seconds) of each; tests must pass as they are."""
     needed = sorted({test for mutant in mutants for test in TESTS[mutant.file].split()})
     import_unchanged(needed)
-    times = {test: 0 if options.limit else time_of(overlay, test) for test in needed}
+    times = {test: time_of(overlay, test) for test in needed}
     results, end = [], time.monotonic() + 60 * options.minutes
     for number, mutant in enumerate(mutants, 1):
         if time.monotonic() > end:
@@ -246,7 +264,7 @@ class Overlay:
         temporary.mkdir()
         child = os.fork()
         if not child:
-            self.run_here(tests, temporary, first)
+            self.run_here(tests, temporary, first, limit)
         try:
             return outcome_of(child, limit)
         finally:
@@ -254,12 +272,13 @@ class Overlay:
                 os.killpg(child, signal.SIGKILL)
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def run_here(self, tests, temporary, first):
+    def run_here(self, tests, temporary, first, limit):
         """Run tests, and leave with their exit status."""
         code = 70
         try:
             os.setsid()
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            signal.alarm(int(limit) + 60)  # where whoever waits for it was killed
             out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_cuda import CUPY
+from threadpoolctl import ThreadpoolController
 
 from gpumlp.backend import (
     ACTIVATIONS,
@@ -430,6 +431,8 @@ def pointwise_loss(draw, rows, columns):
     for name, (_, _, parameter) in LOSS.items():
         binary = name == "bce"
         z = 2 * draw.normal(rows, columns)
+        if binary:  # an output of 0 says no
+            z *= draw.integers(4, rows, columns) > 0
         # rows that are right must occur, also where there are many outputs
         right = np.where(draw.integers(4, rows, 1) > 0, z > 0, draw.integers(2, rows, columns))
         arrays = {
@@ -1077,6 +1080,23 @@ def test_auto_gives_no_reason_for_cuda(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", stand_in(devices=1))
     backend, reason = choose_backend("auto")
     assert (backend.name, reason) == ("cuda:0", None)
+
+
+@pytest.mark.parametrize(("operations", "threads"), [(2e6, 1), (2.1e6, 3)])
+def test_small_products_get_one_thread_of_the_blas_alone_and_give_the_others_back(
+    operations, threads
+):
+    """Which decides about bits, too: what threads add up is rounded in another order."""
+    controller = ThreadpoolController()
+    with controller.limit(limits=3):
+        before = controller.info()
+        with Backend(np).threads_for(operations):
+            within = controller.info()
+        assert controller.info() == before
+    of_blas = {pool["num_threads"] for pool in within if pool["user_api"] == "blas"}
+    assert of_blas == {threads}
+    others = {pool["num_threads"] for pool in within if pool["user_api"] != "blas"}
+    assert others <= {3}
 
 
 def test_backends_are_equal_when_device_and_type_are():

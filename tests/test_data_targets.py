@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from gpumlp.data.targets import Targets
+from gpumlp.data.targets import Targets, class_indices
 from gpumlp.errors import DataError
 
 
@@ -31,6 +31,17 @@ def fit_error(task, y):
 def test_classes_are_sorted_as_numbers_or_else_as_text(y, classes):
     targets = Targets.fit("multiclass", y)
     assert (targets.classes, targets.outputs) == (classes, len(classes))
+
+
+def test_the_class_of_a_row_is_its_largest_or_whether_it_is_more_than_a_half():
+    rows = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4], [0.0, 0.0, 1.0]])
+    for y, classes in (
+        (rows, [1, 0, 2]),
+        (np.array([[0.5], [0.51], [0.0]]), [0, 1, 0]),
+        (np.array([0.5, 0.51, 1.0]), [0, 1, 1]),
+        (np.array([3, 0, 2], np.uint8), [3, 0, 2]),
+    ):
+        assert class_indices(y).tolist() == classes
 
 
 def test_class_indices_decode_to_the_labels():
@@ -100,6 +111,13 @@ def test_a_soft_row_that_does_not_sum_to_one_is_named():
     )
     near = np.array([[0, 1], [0.4, 0.6009]])
     assert Targets.fit("multiclass", near).encode(near).shape == (2, 2)
+
+
+def test_probabilities_may_miss_1_by_a_thousandth():
+    for sums in (0.9991, 1.0009):
+        assert Targets.fit("multiclass", np.array([[sums, 0.0], [0.0, 1.0]])).outputs == 2
+    for sums in (0.9989, 1.0011):
+        assert "the target sums to" in fit_error("multiclass", [[sums, 0.0], [0.0, 1.0]])
 
 
 def test_a_negative_probability_is_named():

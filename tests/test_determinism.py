@@ -1,6 +1,7 @@
 """F5: the same configuration gives the same bits in fresh processes, with cold and warm caches.
 
-GPUMLP_F5=N starts N processes instead of 5.
+What is cached are the products that were measured on a GPU; without one nothing is, and the cold
+and the warm case are the same. GPUMLP_F5=N starts N processes instead of 5.
 """
 
 import hashlib

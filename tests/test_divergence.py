@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gpumlp.backend import OPERATIONS, Backend
+from gpumlp.backend import OPERATIONS, Backend, get_backend
 from gpumlp.engine import ENGINES, divergence, get_engine
 from gpumlp.engine.watch import NAMES, OUTPUTS, WatchingBackend
 from gpumlp.errors import DivergedError
@@ -159,6 +159,15 @@ def test_what_overflows_is_named(optimizer, w, x, y, tensor, epochs):
         trainer.fit([[x]], [y], epochs=epochs)
     assert f"in epoch 1, step 1: first not finite: {tensor}" in str(error.value)
     assert trainer.step == 1
+
+
+def test_the_repetition_reads_the_parameters_that_it_went_back_to_where_products_read_copies():
+    """W is -∞ after the only step; its copy of before is not, and so z is finite in that step."""
+    backend = get_backend("cpu", "bf16")
+    model = Sequential(Dense(1, 1, bias=False, backend=backend))
+    model.parameters[0].value[...] = 1e10
+    trainer = Trainer(model, MeanSquaredError(backend=backend), SGD(1e20), batch_size="full")
+    assert diverge(trainer, [[1e5]], [0.0])[2] == "W of layer 1 (Dense(1, 1, 'identity'))"
 
 
 def test_the_layers_passes_and_letters_are_right():
@@ -348,8 +357,13 @@ def test_without_memory_to_repeat_the_steps_they_are_named(monkeypatch):
         raise MemoryError("Unable to allocate 8 GiB")
 
     monkeypatch.setattr(divergence, "WatchingBackend", fail)
-    with pytest.raises(DivergedError, match=r"epoch 2, steps? \d(-\d)?; not finite: 0\.weight"):
+    monkeypatch.setattr("gpumlp.trainer.PROGRESS_SECONDS", 1e9)  # the loss is read after step 1, 4
+    with pytest.raises(DivergedError, match=r"epoch 1, steps 2-4; not finite: 0\.weight"):
+        trainer_of(SGD(100.0)).fit(X, Y, epochs=20)
+    with pytest.raises(DivergedError, match=r"epoch 2, step 5; not finite: 0\.weight"):
         trainer_of(SGD(10.0)).fit(X, Y, epochs=20)
+    with pytest.raises(DivergedError, match="epoch 1, step 1; the loss became inf"):
+        linear(1e20, optimizer=SGD(0.1)).fit([[1.0]], [0.0])
 
 
 # ------------------------------------------------------------------------ what it costs

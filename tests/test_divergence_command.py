@@ -8,7 +8,7 @@ import pytest
 from in_process import call
 
 SAID = re.compile(
-    r"training diverged in epoch (\d+), step (\d+): first not finite: "
+    r"training diverged in epoch (?P<epoch>\d+), step (?P<step>\d+): first not finite: "
     r"((?P<tensor>.*?) of layer (?P<layer>\d+) \(Dense\((?P<dense>.*?)\)\)"
     r"|the sample losses, largest \|z\| \d)"
 )
@@ -61,11 +61,22 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", CASES)
 def test_step_layer_and_tensor_are_named(here, capsys, case):
-    options = [part for setting in CASES[case] for part in ("--set", setting)]
-    code, _, err = call(capsys, "train", "--config", "run.toml", "--run-dir", "run", *options)
+    def train(*more):
+        options = [part for setting in (*CASES[case], *more) for part in ("--set", setting)]
+        options += ["--run-dir", "run", "--overwrite"]
+        code, _, err = call(capsys, "train", "--config", "run.toml", *options)
+        return code, err, SAID.search(err)
+
+    code, err, found = train()
     assert code == 4, err
-    found = SAID.search(err)
     assert found, err
+    step = int(found["step"])
+    of_epoch = 1 if "train.batch_size='full'" in CASES[case] else 5
+    assert int(found["epoch"]) == 1 + (step - 1) // of_epoch
+    if step > 1:  # the steps before do not diverge, whatever evaluation makes of what they left
+        assert "training diverged" not in train(f"train.max_steps={step - 1}")[1]
+    code, _, again = train(f"train.max_steps={step}")
+    assert (code, again[0]) == (4, found[0])
     assert (found["layer"] is None) == (case == LOSS)
     if case != LOSS:
         sizes = [(3, 8), (8, 6), (6, 1)][int(found["layer"]) - 1]

@@ -79,6 +79,21 @@ def test_an_operation_is_right_for_strided_arrays_too(name, shape):
 
 
 @every_operation
+@pytest.mark.parametrize("shape", [(3, 5), (257, 4)], ids=str)
+def test_nothing_is_written_around_the_arrays_of_an_operation(name, shape):
+    for i, case in enumerate(cases(name, shape)):
+        placed, around = place(case, CpuBackend(), "F"), {}
+        for key, array in vars(placed).items():
+            memory = np.full(array.size + 32, 77, array.dtype)
+            inner = memory[16:-16].reshape(array.shape, order="F")
+            inner[...] = array
+            vars(placed)[key], around[key] = inner, (memory[:16], memory[-16:])
+        case.call(CpuBackend(), placed)
+        for key, edges in around.items():
+            assert all((edge == 77).all() for edge in edges), f"{key} of case {i}"
+
+
+@every_operation
 def test_an_operation_on_float64_arrays_is_that_of_numpy(name):
     """They may come from a user's own arrays; the kernels take float32 alone."""
     for case in cases(name, (5, 4)):
@@ -107,6 +122,8 @@ def test_an_operation_on_float64_arrays_is_that_of_numpy(name):
         ("softmax_cross_entropy", [(4,), None, (4, 3), (4, 3), (4, 2), 1.0, 0.0, (4, 3)]),
         ("softmax_cross_entropy", [(5,), None, (4, 3), (4, 3), (4, 3), 1.0, 0.0, (4, 3)]),
         ("pointwise_loss", [(4,), None, (4, 3), (4, 3), (4, 2), 1.0, POINTWISE["mse"], 0, (4, 3)]),
+        ("pointwise_loss", [(4,), None, *[(4, 3)] * 3, (5,), POINTWISE["mse"], 0, (4, 3)]),
+        ("softmax_cross_entropy", [(4,), None, *[(4, 3)] * 3, (5,), 0.0, (4, 3)]),
         ("gather", [(4, 3), (9, 2), np.arange(4)]),
         ("adam_step", [(5,), (5,), (4,), (5,), 0.1, 1.0, (0.9, 0.9), 1e-8, (5,)]),
     ],
@@ -121,6 +138,19 @@ def test_shapes_that_do_not_fit_raise_and_never_reach_a_kernel(operation, argume
     ]
     with pytest.raises(ValueError, match=r"shape|broadcast|mismatch|size|dimension|align|match"):
         getattr(backend, operation)(*arrays)
+
+
+@pytest.mark.parametrize("weight", [np.array([1.0, 0.0, 2.0]), np.array(0.5)], ids=["rows", "one"])
+def test_weights_in_float64_count_as_much(weight):
+    results = []
+    for kind in ("float64", "float32"):
+        z = np.asfortranarray([[1, 2], [3, 2], [0, 1]], np.float32)
+        loss, dz = np.zeros(3, np.float32), np.zeros_like(z)
+        scratch, mse = np.zeros_like(z), POINTWISE["mse"]
+        given = weight.astype(kind)
+        CpuBackend().pointwise_loss(loss, None, dz, z, np.zeros_like(z), given, mse, 0.0, scratch)
+        results.append((loss, dz))
+    np.testing.assert_array_equal(results[0][1], results[1][1])
 
 
 @pytest.mark.parametrize("index", [np.arange(6)[::2], np.arange(3, dtype=np.int32)])

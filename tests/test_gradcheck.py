@@ -9,6 +9,7 @@ from in_process import call
 from gpumlp.backend import ACTIVATIONS, get_backend
 from gpumlp.build import build_network
 from gpumlp.config_file import load_config, parse_config, shipped_configs
+from gpumlp.data.prepare import prepare
 from gpumlp.engine import graph
 from gpumlp.errors import DataError, DivergedError
 from gpumlp.gradients.check import (
@@ -16,6 +17,7 @@ from gpumlp.gradients.check import (
     added_sizes,
     backpropagated,
     check,
+    choose_batch,
     cost_of,
     engine_gradient,
     failures,
@@ -264,6 +266,8 @@ def test_the_sizes_are_those_of_all_rows_and_at_least_the_gradients(here):
     cost, optimizer = cost_of(own, model, batch)
     gradient = backpropagated(cost, optimizer)
     sizes = added_sizes(cost, gradient)
+    cost.along(np.ones_like(gradient))  # whatever the loss was last asked for
+    assert added_sizes(cost, gradient) == sizes
     for parameter in model.parameters:
         assert sizes[parameter.name] >= np.linalg.norm(parameter.view(gradient)) * (1 - 1e-12)
     alone = Batch(batch.x[:1], batch.y[:1], batch.weight[:1])
@@ -273,6 +277,47 @@ def test_the_sizes_are_those_of_all_rows_and_at_least_the_gradients(here):
     for parameter in model.parameters:  # nothing cancels in one row
         norm = np.linalg.norm(parameter.view(gradient))
         assert sizes[parameter.name] == pytest.approx(norm, rel=1e-12)
+
+
+def test_the_engines_error_is_relative():
+    """To gradients that are 16 times as large, without a rounding in between."""
+    settings = ["model.hidden=[8]", "optimizer.weight_decay=0"]
+    mean, total = (
+        check(load_config("digits", [*settings, f"loss.reduction='{reduction}'"]), rows=16)
+        for reduction in ("mean", "sum")
+    )
+    assert mean.engine_error == pytest.approx(total.engine_error, rel=1e-3)
+
+
+def test_the_rows_that_are_looked_at_reach_from_the_first_to_the_last():
+    own = load_config("digits")
+    data = prepare(own.data, "multiclass", 0, np.float64)
+    rows = data.train.x
+    chosen = choose_batch(own, data, 3).x
+    np.testing.assert_array_equal(chosen, rows[[0, (len(rows) - 1) // 2, len(rows) - 1]])
+
+
+def test_one_row_is_enough():
+    found = check(load_config("digits", ["model.hidden=[8]"]), rows=1)
+    assert found.rows == 1
+    assert_passes(found)
+
+
+@pytest.mark.parametrize("away", [9.0, -9.0])
+def test_the_engines_worst_entry_is_the_farthest_away_to_either_side(here, monkeypatch, away):
+    def spoilt(own, network, batch):
+        engine, found = engine_gradient(own, network, batch)
+        network.parameters[0].view(found)[1, 2] += away
+        return engine, found
+
+    monkeypatch.setattr("gpumlp.gradients.check.engine_gradient", spoilt)
+    assert check(config()).tensors[0].engine_worst == (1, 2)
+
+
+def test_the_engines_error_is_that_of_its_worst_tensor():
+    found = check(load_config("xor"))
+    errors = [tensor.engine_error for tensor in found.tensors]
+    assert min(errors) < found.engine_error == max(errors)
 
 
 def replace_decay(own):

@@ -81,11 +81,13 @@ def test_the_sample_has_every_part_of_the_product():
 def test_backpropagation_is_the_central_difference(activation):
     numbers = [n for n in range(COMBINATIONS) if ALL[ORDER[n % len(ALL)]][0] == activation]
     assert numbers
+    entries = skipped = 0
     for number in numbers:
         found = compared(number)
         wrong = [one for one in found if not one.skipped and not one.error <= TOLERANCE]
         assert wrong == [], (number, ALL[ORDER[number % len(ALL)]])
-        assert not all(one.skipped for one in found)
+        entries, skipped = entries + len(found), skipped + sum(one.skipped for one in found)
+    assert skipped <= 1e-3 * entries  # kinks are rare
 
 
 def test_a_wrong_gradient_would_be_seen(monkeypatch):

@@ -436,6 +436,19 @@ def test_the_base_class_computes_nothing():
         Loss().forward([[0.0]], [[0.0]])
 
 
+@pytest.mark.parametrize(
+    ("loss", "target", "said"),
+    [
+        (BinaryCrossEntropy(), [0.0, 1.5], r"in \[0, 1\], got 0 to 1\.5"),
+        (BinaryCrossEntropy(), [-0.5, 1.0], r"in \[0, 1\], got -0\.5 to 1"),
+        (Poisson(), [-1.0, 3.0], r"in \[0, inf\], got -1 to 3"),
+    ],
+)
+def test_a_target_beyond_either_end_of_the_range_is_refused(loss, target, said):
+    with pytest.raises(ValueError, match=said):
+        loss.forward([[0.0], [0.0]], target)
+
+
 def test_target_rows_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ValueError, match="sum to 1"):
         SoftmaxCrossEntropy().forward([[1.0, 2.0, 3.0]], [[1.0, 1.0, 0.0]])

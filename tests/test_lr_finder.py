@@ -97,6 +97,7 @@ def test_the_suggested_rate_trains_better_than_one_a_hundred_times_smaller(name,
 def test_every_optimizer_has_its_own_rate(name):
     found = found_of(experiment("digits", f"optimizer.name={name}"))
     assert found.ending == "rose"
+    assert len(found.rates) < 200
     assert found.rates[0] == 1e-6
     assert 1e-4 < found.suggestion < 1
     assert found.suggestion == pytest.approx(found.steepest, rel=0.005)
@@ -225,6 +226,86 @@ def test_a_loss_below_zero_rises_by_its_size(optimizer):
     found = find_lr(trainer, X, counts)
     assert found.smoothed.min() < -10
     assert found.suggestion > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("smoothed", "window", "place"),
+    [
+        ([10, 10, 10, 10, 10, 8, 5, 1], 3, 7),  # there the window ends with the curve
+        ([10, 10, 10, 9, 5, 1.1, 1, 1, 0.9], 2, 4),
+    ],
+)
+def test_the_curve_falls_fastest_where_its_slope_over_a_window_is_steepest(smoothed, window, place):
+    smoothed = np.array(smoothed, np.float64)
+    assert gpumlp.lr_finder._steepest(smoothed, window, len(smoothed) - 1) == place
+
+
+def test_the_deviation_of_a_running_average_is_that_of_the_losses_but_for_what_it_averages():
+    """An average a ← (1 - 1/n) a + x/n of independent x has the variance σ² / (2n - 1)."""
+    losses = np.random.default_rng(3).normal(5, 2, 100_000)
+    found = gpumlp.lr_finder._deviation(losses, 10)
+    assert found == pytest.approx(2 / np.sqrt(19), rel=0.02)
+    average, averages = 5.0, []
+    for loss in losses:
+        average += (loss - average) / 10
+        averages.append(average)
+    assert found == pytest.approx(np.std(averages), rel=0.03)
+
+
+def judged(smoothed, ending="end of the range", window=5):
+    smoothed = np.array(smoothed, np.float64)
+    rates = np.geomspace(1e-6, 10, len(smoothed))
+    return gpumlp.lr_finder._judged(rates, smoothed, smoothed, ending, window)
+
+
+def test_a_curve_that_has_come_to_rest_has_a_suggestion_and_one_that_still_falls_has_none():
+    fall = np.linspace(10, 1, 40)
+    assert judged([*[10] * 20, *fall]).suggestion is None
+    assert judged([*[10] * 20, *fall, *[1] * 6]).suggestion is not None
+    assert judged([*[10] * 20, *fall, *[1] * 3]).suggestion is None
+    risen = judged([*[10] * 20, *fall, 2, 3])  # as far as the range goes
+    assert risen.suggestion is not None
+    assert risen.tenth == pytest.approx(risen.rates[59] / 10)
+
+
+def test_what_changes_by_less_than_a_fiftieth_of_the_first_loss_has_not_changed():
+    assert judged(np.linspace(100, 98.1, 60)).steepest is None
+    assert judged(np.linspace(100, 97, 60)).steepest is not None
+    assert judged(np.linspace(-100, -101.9, 60)).steepest is None
+
+
+@pytest.mark.parametrize(("fall", "clear"), [(1.8, False), (2.0, True)])
+def test_nor_has_what_changes_by_less_than_four_deviations_of_the_smoothed_loss(fall, clear):
+    """Losses that differ by ±2 have, averaged over 5 steps, the deviation 2 / √2 · √(0.2 / 1.8)."""
+    smoothed = np.linspace(0, -fall, 200)
+    losses = smoothed + (-1.0) ** np.arange(200)
+    rates = np.geomspace(1e-6, 10, 200)
+    found = gpumlp.lr_finder._judged(rates, losses - losses[:99].mean(), smoothed, "rose", 5)
+    assert (found.steepest is not None) == clear
+
+
+def test_a_loss_that_falls_and_is_then_not_finite_has_risen():
+    found = judged([*[10] * 20, *np.linspace(10, 1, 40)], ending="not finite")
+    assert found.tenth == pytest.approx(1.0)
+    assert found.suggestion == pytest.approx(found.steepest, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("smoothed", "high"),
+    [
+        ([2.0, 1.0, 4.1], True),
+        ([2.0, 1.0, 4.0], False),
+        ([0.2, 0.1, 0.41], True),
+        # of losses below zero: 3 times the size of the least, or of the first where that is more
+        ([-2.0, -10.0, 20.1], True),
+        ([-2.0, -10.0, 19.9], False),
+        ([20.0, -1.0, 59.1], True),
+        ([20.0, -1.0, 58.9], False),
+        ([2.0, 0.0, 5.9], False),
+    ],
+)
+def test_the_loss_is_too_high_three_times_its_least_above_it(smoothed, high):
+    assert gpumlp.lr_finder._too_high(smoothed) is high
 
 
 @given(

@@ -151,6 +151,12 @@ def test_log_loss_clips_certainty_where_scikit_learn_does(sklearn_metrics, dtype
     assert metrics.log_loss(labels, p) == pytest.approx(sklearn_metrics.log_loss(labels, p), 1e-6)
 
 
+def test_log_loss_of_whole_numbers_clips_as_float64_does():
+    expected = -math.log(2.0**-52) / 2
+    assert metrics.log_loss([0, 1], np.array([[1, 0], [1, 0]])) == pytest.approx(expected)
+    assert metrics.log_loss([0, 1], np.array([0, 0])) == pytest.approx(expected)
+
+
 def test_constant_targets_give_the_r2_of_scikit_learn(sklearn_metrics):
     target = np.array([[5.0, 5.0, 1.0], [5.0, 5.0, 2.0]])
     prediction = np.array([[5.0, 5.0, 1.0], [5.0, 6.0, 2.0]])
@@ -358,6 +364,17 @@ def test_binary_labels_outside_zero_and_one_are_an_error():
 def test_arrays_that_do_not_fit_are_an_error(task, target, prediction):
     with pytest.raises(ValueError, match=r"shape|fit"):
         evaluate(task, np.zeros(target), np.zeros(prediction))
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.mean_squared_error, metrics.rmse, metrics.mae, metrics.r2, metrics.macro_f1]
+)
+def test_the_error_says_which_shape_is_the_target(metric):
+    said = r"a target of \(3, 2\) does not fit a prediction of \(3, 4\)"
+    with pytest.raises(ValueError, match=said):
+        metric(np.zeros((3, 2)), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="3 targets do not fit 4 predictions"):
+        metric(np.zeros(3), np.zeros(4))
 
 
 @pytest.mark.parametrize("weight", [[1, 1], [1, -1, 1], [1, math.nan, 1], [[1], [1], [1]]])

@@ -341,6 +341,15 @@ def test_features_in_chunks_need_the_memory_of_one_chunk():
     assert peak < 2 * EVALUATION_ROWS * width * 4
 
 
+@pytest.mark.parametrize(
+    ("rows", "chunks"), [(1, 1), (EVALUATION_ROWS, 1), (EVALUATION_ROWS + 1, 2)]
+)
+def test_after_each_chunk_there_is_a_pause(rows, chunks):
+    calls = []
+    network().predict(np.zeros((rows, 4)), between=lambda: calls.append(1))
+    assert len(calls) == chunks
+
+
 def test_features_of_no_rows_are_no_rows():
     model = network()
     assert [model.features(np.zeros((0, 4)), i).shape for i in range(4)] == [

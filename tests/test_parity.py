@@ -12,6 +12,7 @@ from gpumlp import parity
 from gpumlp.backend import ACTIVATIONS, PRECISIONS, CpuBackend, get_backend
 from gpumlp.backend.native import load_native
 from gpumlp.config_file import load_config, parse_config, shipped_configs
+from gpumlp.data.prepare import prepare
 from gpumlp.engine import graph
 from gpumlp.errors import DataError, DeviceError, DivergedError
 from gpumlp.gradients.kinks import near_kinks
@@ -178,6 +179,20 @@ def test_rows_near_a_kink_are_replaced_everywhere(here, batch_size):
     assert_agrees(found)
 
 
+def test_rows_are_looked_at_under_the_masks_of_their_step(here, monkeypatch):
+    seen = []
+
+    def look(model, loss, x, target, keys):
+        seen.append((model, keys))
+        return np.zeros(len(x), bool)
+
+    monkeypatch.setattr("gpumlp.parity.near_kinks", look)
+    compare(config(model={"dropout": 0.5}), steps=3)
+    assert len(seen) == 3
+    for step, (model, keys) in enumerate(seen):
+        np.testing.assert_array_equal(keys, model.dropout_keys(step))
+
+
 def test_what_is_near_depends_on_the_mask_and_on_the_loss():
     double = get_backend("cpu", "fp64")
     model = Sequential(
@@ -195,6 +210,19 @@ def test_what_is_near_depends_on_the_mask_and_on_the_loss():
 
 
 # ------------------------------------------------------------------------- sizes
+
+
+def test_each_step_has_sizes_of_its_own(here):
+    """A sum over the steps so far would excuse ever larger errors."""
+    own = config("regression")
+    reference = parity.Reference(own, prepare(own.data, "regression", 0, np.float64))
+    start, sizes = [array.copy() for array in reference.buffers()], []
+    for _ in range(2):
+        reference.put(start, 0)
+        reference.training.begin_epoch(0, 0, np.ones(reference.training.batches.steps))
+        reference.run(0)
+        sizes.append((reference.loss_size, dict(reference.sizing.sizes)))
+    assert sizes[0] == sizes[1]
 
 
 def test_the_sizes_are_those_of_the_terms_and_not_of_what_is_left():

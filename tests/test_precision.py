@@ -208,7 +208,7 @@ def test_a_step_writes_the_copy_that_products_read(maker, step, rng):
     backend, (states, constants) = MAKERS[maker]("bf16"), STEPS[step]
     w, g, *state = (backend.asarray(rng.uniform(0.5, 2, 40)) for _ in range(2 + states))
     before = backend.to_numpy(w).copy()
-    copy = backend.empty(w.shape, backend.operand_dtype)
+    copy = backend.zeros(w.shape, backend.operand_dtype)  # not what another test left in memory
     scratch = backend.scratch(w)
     getattr(backend, step)(w, *state, g, 0.1, *constants, scratch, copy)
     after = backend.to_numpy(w)

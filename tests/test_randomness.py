@@ -78,6 +78,7 @@ def test_a_number_that_is_not_64_bits_is_refused(number):
         lambda: permutation(5, number, 0),
         lambda: dropout_keys(number, 1, 0, 1),
         lambda: dropout_keys(0, 1, number, 1),
+        lambda: dropout_keys(0, 1, number - 1, 2),
     ):
         with pytest.raises(ValueError, match=r"from 0 to 2\*\*64 - 1"):
             draw()

@@ -91,8 +91,16 @@ def test_the_script_says_what_failed_and_exits_1(root, monkeypatch, capsys):
     assert release.main() == 1
     said = capsys.readouterr().out
     assert "the reason" in said
-    assert said.endswith("2 rows, 1 failed or missing\n")
+    assert said.endswith("2 rows, 1 failed or missing, 0 skipped\n")
     assert [row["status"] for row in json.loads(out.read_text())["rows"]] == ["passed", "failed"]
     monkeypatch.setattr("sys.argv", ["release.py", "--only", "F1"])
     monkeypatch.delitem(os.environ, "GPUMLP_F1")
     assert release.main() == 0
+
+
+@pytest.mark.parametrize(("quick", "code"), [([], 1), (["--quick"], 0)])
+def test_a_row_that_is_skipped_is_no_success_of_a_release(root, monkeypatch, capsys, quick, code):
+    monkeypatch.setattr(release, "ROWS", (Row("F1", "it", ("test_skip.py",), {}),))
+    monkeypatch.setattr("sys.argv", ["release.py", *quick])
+    assert release.main() == code
+    assert capsys.readouterr().out.endswith("1 rows, 0 failed or missing, 1 skipped\n")

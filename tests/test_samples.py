@@ -7,7 +7,7 @@ import pytest
 
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, Poisson, SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
-from gpumlp.samples import as_samples
+from gpumlp.samples import as_samples, loss_weights
 
 ROWS = 30
 RNG = np.random.default_rng(5)
@@ -69,6 +69,27 @@ def test_weights_may_be_tiny_or_those_of_a_single_row():
         weight = np.zeros(ROWS, np.float32) + weight
         taken = as_samples(MODEL, SoftmaxCrossEntropy(), X, LABELS, weight)
         np.testing.assert_array_equal(taken.sample_weight, weight)
+
+
+def test_weights_that_are_all_but_nothing_are_weights_all_the_same():
+    """Their mean would be 0, in float32."""
+    weight = changed(np.zeros(ROWS, np.float32), 0, 1e-45)
+    taken = as_samples(MODEL, SoftmaxCrossEntropy(), X, LABELS, weight)
+    assert taken.sample_weight[0] > 0
+
+
+@pytest.mark.parametrize("target", [[[0.0], [1.0], [0.5]], [[0.25], [1.0], [0.0]]])
+def test_one_soft_target_among_labels_has_no_class_and_so_no_class_weight(target):
+    with pytest.raises(ValueError, match="class_weight needs one label per row"):
+        loss_weights(np.array(target), None, np.array([1.0, 2.0]))
+
+
+def test_weights_may_be_bytes_and_count_as_numbers():
+    """In bytes 255 + 1 is 0."""
+    weight = np.full(ROWS, 255, np.uint8)
+    taken = as_samples(MODEL, SoftmaxCrossEntropy(), X, LABELS, weight)
+    assert taken.sample_weight.dtype == np.float32
+    assert taken.loss_weight.dtype == np.float32
 
 
 def test_lists_will_do():

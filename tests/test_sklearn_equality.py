@@ -3,6 +3,7 @@
 Both draw the same start from a random state; without shuffling they then take the same batches.
 """
 
+import warnings
 from inspect import signature
 
 import numpy as np
@@ -113,6 +114,43 @@ def test_learning_rates_fall_alike(rule, momentum):
     assert_equal(mine, other, 1e-10)
     np.testing.assert_allclose(mine.loss_curve_, other.loss_curve_, rtol=5e-3)
     assert mine.n_iter_ < 200
+
+
+def test_what_ends_or_slows_a_training_is_said_alike(capsys):
+    settings = COMMON | SGD | {"learning_rate": "adaptive", "learning_rate_init": 1e-5}
+    settings |= {"tol": 1e-2, "n_iter_no_change": 2, "max_iter": 200, "verbose": True}
+    said = []
+    for module in (ours, theirs):
+        module.MLPClassifier(**settings).fit(X, CLASSES["three classes"])
+        lines = capsys.readouterr().out.splitlines()
+        said.append([line for line in lines if "did not improve" in line])
+    assert said[0] == said[1]
+    assert len(said[0]) == 3  # at 1e-5, at 2e-6, and at the end
+
+
+def test_a_training_that_stops_in_its_last_epoch_has_converged():
+    settings = COMMON | SGD | {"tol": 1e-3, "n_iter_no_change": 3, "max_iter": 500, "alpha": 0}
+    for module in (ours, theirs):
+        stopped = module.MLPClassifier(**settings).fit(X, CLASSES["three classes"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = module.MLPClassifier(**settings | {"max_iter": stopped.n_iter_})
+            again.fit(X, CLASSES["three classes"])
+            assert again.n_iter_ == stopped.n_iter_
+
+
+def test_a_loss_that_stays_as_it_is_counts_alike():
+    settings = COMMON | SGD | {"learning_rate_init": 1e-300, "tol": 0.0, "max_iter": 12}
+    mine, other = both("MLPClassifier", settings | {"n_iter_no_change": 3}, CLASSES["two classes"])
+    assert len(set(mine.loss_curve_)) == len(set(other.loss_curve_)) == 1
+    assert mine.n_iter_ == other.n_iter_
+
+
+def test_the_least_learning_rate_ends_the_training_alike():
+    settings = COMMON | SGD | {"learning_rate": "adaptive", "learning_rate_init": 1e-6}
+    settings |= {"tol": 1e-2, "n_iter_no_change": 2, "max_iter": 200}
+    mine, other = both("MLPClassifier", settings, CLASSES["three classes"])
+    assert mine.n_iter_ == other.n_iter_ < 10
 
 
 @pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])

@@ -1,5 +1,7 @@
 """Sparse rows: made dense batch by batch, with the bits of a dense array."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -72,11 +74,19 @@ def test_what_is_no_matrix_of_real_numbers_is_refused():
         trained(sparse.csr_matrix(X[:, 1:]), get_backend("cpu"), 30)
 
 
+def test_rows_are_taken_by_numbers_that_lie_on_a_device():
+    on_device = SimpleNamespace(get=lambda: np.array([3, 1]))  # as CuPy's arrays are
+    taken = SparseRows(sparse.csr_matrix(X), np.float64).take(on_device)
+    np.testing.assert_array_equal(taken, X[[3, 1]])
+
+
 def test_rows_in_as_much_of_an_array_as_is_needed():
     rows = SparseRows(sparse.csr_matrix(X), np.float32)
     assert (len(rows), rows.shape, rows.dtype, rows.ndim) == (90, (90, 12), np.float32, 2)
     np.testing.assert_array_equal(np.asarray(rows[5:9] * 2.0), X[5:9].astype(np.float32) * 2)
-    assert rows.nbytes < X.nbytes
+    given = sparse.csr_matrix(X)
+    indices = given.indices.nbytes + given.indptr.nbytes
+    assert rows.nbytes == given.data.nbytes * rows.dtype.itemsize // 8 + indices < X.nbytes
     assert is_sparse(sparse.csr_matrix(X))
     assert not is_sparse(X)
     assert not is_sparse(rows)

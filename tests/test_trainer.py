@@ -123,6 +123,7 @@ def test_fit_twice_is_one_fit_of_all_epochs(name, weighted, engine):
     for column in ("epoch", "step", "lr", "loss", "accuracy"):
         assert twice.history.column(column) == once.history.column(column)
     assert twice.history.column("epoch") == [1, 2, 3, 4, 5]
+    assert (twice.last_epoch, twice.last_step) == (5, 5 * STEPS)
 
 
 def test_each_epoch_has_its_own_order_and_so_has_each_seed():
@@ -174,6 +175,7 @@ def test_max_steps_counts_from_where_the_run_stands():
     trainer.fit(X, LABELS, epochs=5, max_steps=5)
     assert trainer.step == 9
     assert trainer.history.column("step") == [4, 8, 9]
+    assert (trainer.last_epoch, trainer.last_step) == (3, 9)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +329,7 @@ def test_the_best_parameters_come_back_also_when_all_epochs_were_run():
         ("accuracy", 0.0, [0.1, 0.2, 0.1, 0.1], 2, 4),
         ("val_loss", 0.0, [3, float("nan"), float("nan")], 1, 3),
         ("val_loss", 0.0, [float("nan"), 3, 4, 5], 2, 4),
+        ("val_loss", 0.0, [float("inf"), float("inf"), float("inf")], 1, 3),
         ("val_loss", 0.0, [5, 4, 3, 2, 1], 5, None),
     ],
 )
@@ -347,6 +350,11 @@ def test_early_stopping_counts_epochs_without_improvement(
     assert stops == ([] if stopped is None else [stopped])
     assert stopping.best_epoch == trainer.best_epoch == best_epoch
     assert (model.flat.values == best_epoch).all()
+
+
+def test_early_stopping_waits_for_ten_epochs_unless_told_otherwise():
+    assert (EarlyStopping().patience, EarlyStopping().min_delta) == (10, 0)
+    assert EarlyStopping().restore_best
 
 
 def test_an_unknown_monitor_raises_with_what_there_is():

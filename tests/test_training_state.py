@@ -3,6 +3,8 @@
 In one process; `test_resume_kills.py` does it with processes that are killed.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from fake_cuda import FakeCudaBackend
@@ -278,16 +280,20 @@ def test_the_seconds_of_an_epoch_are_those_of_all_its_parts(tmp_path, monkeypatc
     clock = iter(range(10**6))
     monkeypatch.setattr("gpumlp.trainer.perf_counter", lambda: float(next(clock)))
     broken = fit(trainer_of(BreakOff(STEPS - 1), Checkpoints(tmp_path)))
-    spent = newest_checkpoint(tmp_path).state["fit"]["epoch_seconds"]
+    state = newest_checkpoint(tmp_path).state
+    spent, before = state["fit"]["epoch_seconds"], state["fit"]["seconds"]
     assert spent > 3
     again = trainer_of()
-    again.load_state(newest_checkpoint(tmp_path).state)
+    again.load_state(state)
+    began = next(clock)
     fit(again)
     assert again.history[0]["seconds"] > spent
-    assert again.seconds > broken.seconds - 10
+    # but for a look at the clock or two at either end
+    assert before == pytest.approx(broken.seconds, abs=2)
+    assert again.seconds == pytest.approx(before + next(clock) - began, abs=3)
 
 
-@pytest.mark.parametrize("broken_off", [None, 2, 4, 5])
+@pytest.mark.parametrize("broken_off", [None, 2, 4, 5, 7])
 def test_a_run_that_diverges_names_the_same_step_after_a_resumption(broken_off, tmp_path):
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(30, 4)), rng.normal(size=(30, 3))
@@ -295,12 +301,12 @@ def test_a_run_that_diverges_names_the_same_step_after_a_resumption(broken_off, 
     def make(*callbacks):
         model = multilayer_perceptron([4, 6, 5, 3], "relu", seed=1)
         options = {"batch_size": 8, "callbacks": callbacks, "schedule": Exponential(5.0, 1)}
-        return Trainer(model, MeanSquaredError(), SGD(1e-3), **options)
+        return Trainer(model, MeanSquaredError(), SGD(0.2), **options)
 
     whole = make()
     with pytest.raises(DivergedError) as expected:
         whole.fit(x, y, epochs=20)
-    assert whole.step > 5  # in the second epoch, of 4 steps
+    assert (whole.epoch, whole.step) == (2, 8)  # of 4 steps each
     trainer = make()
     if broken_off:
         make(BreakOff(broken_off), Checkpoints(tmp_path)).fit(x, y, epochs=20)
@@ -345,6 +351,48 @@ def test_the_state_of_another_training_is_refused_and_changes_nothing(make, said
     assert said in str(error.value)
     np.testing.assert_array_equal(trainer.model.flat.values, before)
     assert (trainer.step, trainer.epoch, trainer.history) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({"step": 2.5}, True),
+        ({"step": True}, True),
+        ({"epoch": True}, True),
+        ({"epoch": -1}, True),
+        ({"step": 2**53}, False),
+        ({"step": 2**53 + 1}, True),
+        ({"fit": {"began": [1, STEPS]}}, False),
+        ({"fit": {"began": [2, STEPS]}}, True),
+        ({"fit": {"began": [1, STEPS + 1]}}, True),
+        ({"fit": {"best_epoch": 0.5}}, True),
+    ],
+)
+def test_numbers_that_no_training_comes_to_are_refused(changed, refused, tmp_path):
+    fit(trainer_of(BreakOff(STEPS + 3), Checkpoints(tmp_path)))
+    state = newest_checkpoint(tmp_path).state
+    assert (state["epoch"], state["step"]) == (1, STEPS + 3)
+    changed = changed | {"fit": state["fit"] | changed.get("fit", {})}
+    with pytest.raises(StateError, match="the state is none") if refused else nullcontext():
+        trainer_of().load_state(state | changed)
+
+
+def test_no_seconds_of_an_epoch_are_counted_between_two_epochs():
+    states = []
+
+    class Look(Callback):
+        def on_epoch_end(self, trainer, record):
+            states.append(trainer.state()["fit"])
+
+    fit(trainer_of(Look()))
+    assert [(state["progress"], state["epoch_seconds"]) for state in states] == [(None, 0)] * EPOCHS
+
+
+def test_a_whole_number_may_be_written_as_a_fraction():
+    trainer = trainer_of()
+    trainer.load_state(fit(trainer_of(), epochs=1).state() | {"epoch": 1.0, "step": float(STEPS)})
+    assert (trainer.epoch, trainer.step) == (1, STEPS)
+    assert type(trainer.epoch) is type(trainer.step) is int
 
 
 def test_the_state_of_other_data_is_refused_and_then_goes_on_with_its_own(tmp_path):

@@ -1,7 +1,7 @@
 """Training on full batches with weights: what a weight is worth, in float64, to 1e-6.
 
 A weight k is a row repeated k times, a weight 0 an absent row, a class weight the sample weight of
-its rows. GPUMLP_F16=N tries N networks drawn at random instead of 30.
+its rows. GPUMLP_F16=N tries N networks drawn at random instead of 30, at least 10.
 """
 
 import os
@@ -15,7 +15,7 @@ from gpumlp.backend import ACTIVATIONS
 from gpumlp.engine import ENGINES
 from gpumlp.optimizers import OPTIMIZERS
 
-NETWORKS = int(os.environ.get("GPUMLP_F16", 30))
+NETWORKS = max(10, int(os.environ.get("GPUMLP_F16", 30)))  # one for each part
 TOLERANCE = 1e-6
 
 
