@@ -212,7 +212,7 @@ def _window(steps: int) -> int:
 def _too_high(smoothed: Sequence[float]) -> bool:
     """Whether the last value is above 4 times the least; one below zero counts by its size."""
     least = min(smoothed)
-    unit = least if least > 0 else max(abs(smoothed[0]), -least)  # a Poisson loss can be negative
+    unit = least if least > 0 else max(smoothed[0], -least)  # a Poisson loss can be negative
     return smoothed[-1] > least + (TOO_HIGH - 1) * unit
 
 

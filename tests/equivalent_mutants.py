@@ -234,12 +234,6 @@ OF_PYTHON = {
     },
     "gpumlp/lr_finder.py": {
         (
-            "_too_high",
-            "unit = least if least > 0 else max(abs(smoothed[0]), -least)  # a Poisson loss "
-            "can be negative",
-            "abs(smoothed[0]) -> (smoothed[0])",
-        ): "below zero, the least is at least as large",
-        (
             "_judged",
             "if rose or smoothed[-1 - window] - smoothed[-1] <= clear:  # or it has come to rest",
             "smoothed[-1 - window] - smoothed[-1] <= clear -> (smoothed[-1 - window] - "
