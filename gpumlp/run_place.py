@@ -16,6 +16,7 @@ from .lock import lock
 
 MARK = "config.resolved.toml"  # a folder that holds it is a run folder; who runs there locks it
 ENVIRONMENT, LOG = "env.json", "run.log"
+HIDDEN = f".{MARK}"  # its name until it is locked
 NEW, OLD = ".new", ".old"  # end the names of folders that are being made, or replaced
 FILLING = re.compile(rf"\.[0-9a-f]{{8}}\{NEW}")
 
@@ -99,12 +100,9 @@ def _make(path: Path, texts: Mapping[str, str]) -> IO[Any]:
     old, locked = new.with_suffix(OLD), None
     replaced = take(path) if is_run(path) else None
     try:
-        new.mkdir()
-        for name, text in texts.items():
-            write_synced(new / name, text.encode())
+        locked = _written(new, texts)
         (new / LOG).touch()
         sync_folder(new)
-        locked = take(new)
         try:
             if replaced is not None:
                 path.rename(old)
@@ -128,6 +126,20 @@ def _make(path: Path, texts: Mapping[str, str]) -> IO[Any]:
     return locked
 
 
+def _written(new: Path, texts: Mapping[str, str]) -> IO[Any]:
+    """Make a folder of these files; return its lock, without which it is no run at any moment."""
+    new.mkdir()
+    for name, text in texts.items():
+        write_synced(new / name.replace(MARK, HIDDEN), text.encode())
+    locked = _locked(new / HIDDEN, new)
+    try:
+        (new / HIDDEN).rename(new / MARK)
+    except BaseException:
+        locked.close()
+        raise
+    return locked
+
+
 def _fill(path: Path, texts: Mapping[str, str]) -> IO[Any]:
     """Fill an empty folder, as a mount point or the current one cannot be replaced.
 
@@ -140,10 +152,7 @@ def _fill(path: Path, texts: Mapping[str, str]) -> IO[Any]:
             raise ConfigError(f"{path}: another process is running there")
         for left in [p for p in path.iterdir() if FILLING.fullmatch(p.name)]:
             shutil.rmtree(left)
-        new.mkdir()
-        for name, text in texts.items():
-            write_synced(new / name, text.encode())
-        locked = take(new)
+        locked = _written(new, texts)
         for name in sorted(texts, key=lambda name: name == MARK):
             sync_folder(path)
             (new / name).rename(path / name)

@@ -411,7 +411,7 @@ def test_an_interrupt_while_it_is_made_leaves_nothing(tmp_path, monkeypatch):
 def test_an_interrupt_while_a_run_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
     path = make(tmp_path / "run", seed=1).path
     faults = Faults(monkeypatch, [(os, "rename")], KeyboardInterrupt())
-    faults.arm(1)
+    faults.arm(2)
     with pytest.raises(KeyboardInterrupt):
         make(path, replace=True, seed=2)
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
@@ -484,7 +484,7 @@ def test_folders_are_on_the_disk_before_what_they_hold_is_a_run(tmp_path, monkey
     places = [where for name, where in events if name == "fsync"]
     assert places[:2] == ["/a", ""]
     assert places[-1] == "/a/b"
-    new = next(where for name, where in events if name == "rename")
+    *_, new = (where for name, where in events if name == "rename")
     assert events[-3:] == [("fsync", new), ("rename", new), ("fsync", "/a/b")]
     events.clear()
     (tmp_path / "empty").mkdir()

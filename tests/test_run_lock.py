@@ -1,5 +1,6 @@
 """F19: two processes on one run folder: the second one exits with 2 and changes nothing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import pytest
 from child_process import environment
 
+from gpumlp import run_place
 from gpumlp.config_file import parse_config
 from gpumlp.errors import ConfigError
 from gpumlp.lock import lock
@@ -149,6 +151,19 @@ def test_a_folder_belongs_to_one_until_it_is_closed(empty, tmp_path):
             create(path)
     RunFolder.open(path, CONFIG.log).close()
     create(path, replace=True).close()
+
+
+def test_a_folder_that_is_being_made_is_not_taken_for_that_of_a_dead_process(tmp_path, monkeypatch):
+    path, seen = tmp_path / "run", []
+
+    def renamed(one, other, rename=os.rename):
+        rename(one, other)
+        seen.extend(run_place._left_by_the_dead(path))
+
+    monkeypatch.setattr(os, "rename", renamed)
+    create(path).close()
+    create(path, replace=True).close()
+    assert seen == []
 
 
 def test_a_lock_on_what_was_replaced_meanwhile_is_none(tmp_path, monkeypatch):
