@@ -192,7 +192,7 @@ class ProgressBar(Callback):
 def shown_columns(record: Record) -> list[str]:
     """Return the names of a record that people want to see after each epoch.
 
-    >>> shown_columns({"epoch": 1, "lr": 0.1, "loss": 0.5, "val_loss": 0.6, "seconds": 1.0})
+    >>> shown_columns({"epoch": 1, "lr": 0.1, "loss": 0.5, "grad_norm_1": 0.6, "val_loss": 0.6})
     ['loss', 'val_loss']
     """
     return [name for name in record if name not in HIDDEN and not name.startswith("grad_norm")]

@@ -91,10 +91,9 @@ class Reference(Run):
             raise DivergedError(
                 f"the loss of a step is {self.loss:g}; scale the inputs (data.scale)"
             )
-        # only counts of right rows are accumulated besides, and only for losses that are no sums
-        # of numbers of both signs
+        # counts of right rows are accumulated besides, only for losses that are never negative
         counts = self.training.loss.counts_correct
-        self.loss_size = abs(self.loss) if counts else self.sizing.accumulated
+        self.loss_size = self.loss if counts else self.sizing.accumulated
         self.gradient, self.after = self.flat.gradients.copy(), [a.copy() for a in self.buffers()]
         self.optimizer.steps = step + 1
 

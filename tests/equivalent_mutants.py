@@ -9,6 +9,13 @@ RULES = {
 }
 
 OF_PYTHON = {
+    "gpumlp/backend/activations.py": {
+        (
+            "_softplus",
+            "xp.logaddexp(z, 0, out=a)",
+            "xp.logaddexp(z, 0, out=a) -> (xp.logaddexp(0, z, out=a))",
+        ): "a sum either way",
+    },
     "gpumlp/backend/base.py": {
         (
             "Backend._blend",
@@ -75,6 +82,13 @@ OF_PYTHON = {
             "if outputs > 1:",
             "outputs > 1 -> (outputs >= 1)",
         ): "divides by 1 where it is 1",
+    },
+    "gpumlp/backend/fused.py": {
+        (
+            "FusedBackend._bind_dropout",
+            "threshold=min(round(rate * 2**32), 2**32 - 1),",
+            "1 -> 2",
+        ): "1 entry in 2³² has such bits, at rates near 1 alone",
     },
     "gpumlp/backend/pointwise.py": {
         (
@@ -288,6 +302,11 @@ OF_PYTHON = {
             "position * batches.effective -> (position / batches.effective)",
         ): "rows beyond the last are row 0 again, which may be replaced again",
         (
+            "_replace_rows_near_kinks",
+            "taken = min(batches.effective, batches.count - start)",
+            "batches.count - start -> (batches.count + start)",
+        ): "rows beyond the last are row 0 again, which may be replaced again",
+        (
             "module",
             "ROUNDING = 2  # times the type's ε: what writing a value may lose",
             "2 -> 3",
@@ -356,6 +375,15 @@ OF_KERNELS = {
         ): "0 either way",
     },
     "kernels/native.cpp": {
+        (
+            "clipping",
+            "SCALAR float clipping(double norm, float limit) "
+            "{ return (float)(limit / (norm < limit ? limit : norm)); }",
+            "SCALAR float clipping(double norm, float limit) "
+            "{ return (float)(limit / (norm < limit ? limit : norm)); } -> "
+            "SCALAR float clipping(double norm, float limit) "
+            "{ return (float)(limit / (norm <= limit ? limit : norm)); }",
+        ): "of equals it does not matter which",
         (
             "row_maxima",
             "for (size_t column = 1; column < columns; ++column) {",

@@ -432,3 +432,19 @@ def test_sanitizer_a_few_steps_of_a_small_network(cuda, case):
 
 if __name__ == "__main__":
     SNAPSHOT.write_text("\n\n".join(map(str.strip, steps_of_standard_networks())))
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32])
+def test_numbers_may_be_those_of_numpy(kind):
+    """As a search of hyperparameters over an array gives them."""
+    losses = []
+    for number in (float, kind):
+        rate, optimizer = number(0.25), Adam(number(0.125), betas=(number(0.5), number(0.75)))
+        hidden = Dense(4, 5, "relu", FakeCudaBackend(), dropout=rate, max_norm=number(2))
+        model = Sequential(hidden, Dense(5, 2, backend=hidden.backend), seed=1)
+        trainer = Trainer(
+            model, SoftmaxCrossEntropy(label_smoothing=number(0.125)), optimizer, batch_size=4
+        )
+        x = np.arange(32).reshape(8, 4) / 32
+        losses.append(trainer.fit(x, np.arange(8) % 2, epochs=2).column("loss"))
+    assert losses[0] == losses[1]

@@ -179,6 +179,21 @@ def test_rows_near_a_kink_are_replaced_everywhere(here, batch_size):
     assert_agrees(found)
 
 
+def test_where_all_rows_are_near_a_kink_none_is_replaced(here, monkeypatch):
+    monkeypatch.setattr("gpumlp.parity.near_kinks", lambda _, __, x, *rest: np.ones(len(x), bool))
+    found = compare(config(), steps=2)
+    assert found.replaced == 0
+    assert_agrees(found)
+
+
+def test_an_error_beside_nothing_is_itself(here):
+    settings = config()
+    data = prepare(settings.data, settings.model.task, settings.seed, "float64")
+    reference = parity.Reference(settings, data)
+    away = np.full(reference.flat.values.shape, 0.25)
+    assert set(reference.relative(away, 0 * away).values()) == {0.25}
+
+
 def test_rows_are_looked_at_under_the_masks_of_their_step(here, monkeypatch):
     seen = []
 

@@ -121,6 +121,8 @@ class Kernels:
         packed: list[Any] = []
         for key, kind in parameters.items():
             value = arguments[key]
+            if isinstance(value, np.generic):  # a number, though it has what arrays have
+                value = arguments[key] = value.item()
             if kind in NUMBERS:
                 # an array of one entry is handed over by value, with this very type
                 packed.append(np.array(value, NUMBERS[kind]))
