@@ -176,7 +176,7 @@ class Optimizer:
 
     def _limit_norms(self, backend: Backend) -> None:
         for parameter in self.flat.parameters:
-            if parameter.max_norm is not None and parameter.is_weight:
+            if parameter.max_norm is not None:
                 w = parameter.value
                 backend.clip_rows(w, parameter.max_norm, backend.scratch(w))
         if self._limited:

@@ -418,6 +418,12 @@ OF_KERNELS = {
     "kernels/portable.h": {
         (
             "value",
+            "const float below = expm1_(z > 0.0f ? 0.0f : z);",
+            "const float below = expm1_(z > 0.0f ? 0.0f : z); -> "
+            "const float below = expm1_(z > 0.0f ? 1.0f : z);",
+        ): "above 0 nobody reads it",
+        (
+            "value",
             "const float tail = log1p_(exp_(z < 0.0f ? z : -z));",
             "const float tail = log1p_(exp_(z < 0.0f ? z : -z)); -> const float tail = "
             "log1p_(exp_(z <= 0.0f ? z : -z)); (2)",

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(load_native()[0] is None, reason=f"native: {load
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
+BYTES = np.zeros((4, 3), np.uint8)
 OF_ROWS = (
     "begin_step",
     "gather",
@@ -125,6 +126,8 @@ def test_an_operation_on_float64_arrays_is_that_of_numpy(name):
         ("pointwise_loss", [(4,), None, *[(4, 3)] * 3, (5,), POINTWISE["mse"], 0, (4, 3)]),
         ("softmax_cross_entropy", [(4,), None, *[(4, 3)] * 3, (5,), 0.0, (4, 3)]),
         ("gather", [(4, 3), (9, 2), np.arange(4)]),
+        ("gather_scaled", [(4, 3), np.zeros((9, 2), np.uint8), np.arange(4), 0.5, BYTES]),
+        ("gather_scaled", [(5, 3), np.zeros((9, 3), np.uint8), np.arange(4), 0.5, BYTES]),
         ("adam_step", [(5,), (5,), (4,), (5,), 0.1, 1.0, (0.9, 0.9), 1e-8, (5,)]),
     ],
 )
@@ -138,6 +141,17 @@ def test_shapes_that_do_not_fit_raise_and_never_reach_a_kernel(operation, argume
     ]
     with pytest.raises(ValueError, match=r"shape|broadcast|mismatch|size|dimension|align|match"):
         getattr(backend, operation)(*arrays)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_right_rows_are_counted_in_any_order_of_memory(order):
+    rng = np.random.default_rng(0)
+    z = np.asfortranarray(rng.normal(size=(300, 4)), np.float32)
+    target = np.asarray(rng.dirichlet(np.ones(4), 300), np.float32, order=order)
+    loss, correct = np.zeros((2, 300), np.float32)
+    dz, scratch = np.zeros_like(z), np.zeros_like(z)
+    CpuBackend().softmax_cross_entropy(loss, correct, dz, z, target, 1.0, 0.0, scratch)
+    np.testing.assert_array_equal(correct, z.argmax(axis=1) == target.argmax(axis=1))
 
 
 @pytest.mark.parametrize("weight", [np.array([1.0, 0.0, 2.0]), np.array(0.5)], ids=["rows", "one"])

@@ -122,3 +122,8 @@ def test_large_counts_fit_their_cells():
     target = np.repeat([0, 1], [25_000, 9_999])
     figure = confusion("run", Predictions("test", target, np.eye(2)[target], CLASSES))
     assert [text.get_text() for text in figure.axes[0].texts] == ["25k\n100%", "9,999\n100%"]
+
+
+def test_average_precision_wants_a_score_for_each_label():
+    with pytest.raises(ValueError, match="3 targets do not fit 2 predictions"):
+        average_precision([0, 1, 1], [0.1, 0.9])

@@ -7,7 +7,7 @@ import pytest
 
 from gpumlp.losses import BinaryCrossEntropy, MeanSquaredError, Poisson, SoftmaxCrossEntropy
 from gpumlp.model import multilayer_perceptron
-from gpumlp.samples import as_samples, loss_weights
+from gpumlp.samples import BLOCK_ROWS, as_samples, loss_weights
 
 ROWS = 30
 RNG = np.random.default_rng(5)
@@ -53,6 +53,13 @@ def test_the_place_of_nan_is_found_in_many_rows():
     x[9_876, 3] = NAN
     with pytest.raises(ValueError, match=r"^x has nan at row 9876, column 3"):
         as_samples(MODEL, MeanSquaredError(), x, np.zeros((10_000, 3)))
+
+
+def test_the_last_row_is_looked_at_where_it_begins_a_block():
+    x = np.zeros((BLOCK_ROWS + 1, 4))
+    x[-1, 2] = NAN
+    with pytest.raises(ValueError, match=rf"^x has nan at row {BLOCK_ROWS}, column 2"):
+        as_samples(MODEL, MeanSquaredError(), x, np.zeros((len(x), 3)))
 
 
 def test_finite_data_are_checked_without_memory_of_their_size():
