@@ -198,6 +198,11 @@ OF_PYTHON = {
     },
     "gpumlp/gradients/norms.py": {
         (
+            "GradientNorms.on_train_begin",
+            "self._workspace = Workspace(trainer.model.backend)",
+            "self._workspace = Workspace(trainer.model.backend) -> pass",
+        ): "each epoch then takes memory anew",
+        (
             "GradientNorms._gradients",
             "da = layer.backward(da, into=into, input_gradient=i > 0, backend=backend)",
             "i > 0 -> (i >= 0)",
@@ -262,6 +267,12 @@ OF_PYTHON = {
         ): "only its size is looked at",
         (
             "r2",
+            "spread = weight @ (from_first - weight @ from_first / weight.sum()) ** 2",
+            "weight @ (from_first - weight @ from_first / weight.sum()) ** 2 -> "
+            "(weight.T @ (from_first - weight @ from_first / weight.sum()) ** 2)",
+        ): "a vector is its own transpose",
+        (
+            "r2",
             "error = weight @ (t - y) ** 2",
             "t - y -> (y - t)",
         ): "squared",
@@ -318,6 +329,13 @@ OF_PYTHON = {
             'return generator("shuffle", seed, epoch).permutation(n).astype(np.int64, copy=False)',
             "False -> True",
         ): "a copy of the same numbers",
+    },
+    "gpumlp/samples.py": {
+        (
+            "module",
+            "BLOCK_ROWS = 4096",
+            "4096 -> 4097",
+        ): "how many rows are looked at at once",
     },
     "gpumlp/schedules.py": {
         (

@@ -143,6 +143,15 @@ def test_shapes_that_do_not_fit_raise_and_never_reach_a_kernel(operation, argume
         getattr(backend, operation)(*arrays)
 
 
+def test_each_row_of_a_softmax_has_a_largest_entry_of_its_own():
+    far = 1000.0 * np.arange(600)[:, None]  # of another row, e^(z - top) would be 0 or infinite
+    z = np.asfortranarray(far + np.arange(3), np.float32)
+    y = np.zeros_like(z)
+    CpuBackend().softmax(y, z)
+    expected = np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum()
+    np.testing.assert_allclose(y, np.tile(expected, (600, 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_right_rows_are_counted_in_any_order_of_memory(order):
     rng = np.random.default_rng(0)
