@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(load_native()[0] is None, reason=f"native: {load
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
-BYTES = np.zeros((4, 3), np.uint8)
+FOUR, BYTES = np.zeros((4, 3), np.float32), np.zeros((4, 3), np.uint8)
 OF_ROWS = (
     "begin_step",
     "gather",
@@ -126,8 +126,8 @@ def test_an_operation_on_float64_arrays_is_that_of_numpy(name):
         ("pointwise_loss", [(4,), None, *[(4, 3)] * 3, (5,), POINTWISE["mse"], 0, (4, 3)]),
         ("softmax_cross_entropy", [(4,), None, *[(4, 3)] * 3, (5,), 0.0, (4, 3)]),
         ("gather", [(4, 3), (9, 2), np.arange(4)]),
-        ("gather_scaled", [(4, 3), np.zeros((9, 2), np.uint8), np.arange(4), 0.5, BYTES]),
-        ("gather_scaled", [(5, 3), np.zeros((9, 3), np.uint8), np.arange(4), 0.5, BYTES]),
+        ("gather_scaled", [FOUR, np.zeros((9, 2), np.uint8), np.arange(4), 0.5, BYTES]),
+        ("gather_scaled", [FOUR, np.zeros((9, 3), np.uint8), np.arange(5), 0.5, BYTES]),
         ("adam_step", [(5,), (5,), (4,), (5,), 0.1, 1.0, (0.9, 0.9), 1e-8, (5,)]),
     ],
 )

@@ -125,5 +125,5 @@ def test_large_counts_fit_their_cells():
 
 
 def test_average_precision_wants_a_score_for_each_label():
-    with pytest.raises(ValueError, match="3 targets do not fit 2 predictions"):
-        average_precision([0, 1, 1], [0.1, 0.9])
+    with pytest.raises(ValueError, match=r"\(2,\).*\(2, 2\)"):
+        average_precision([0, 1], [[0.1, 0.9], [0.2, 0.8]])
