@@ -69,7 +69,7 @@ TESTS = {
     "gpumlp/losses.py": "losses gradients oracle",
     "gpumlp/lr_finder.py": "lr_finder",
     "gpumlp/metrics.py": "metrics plots_classes trainer evaluate_command",
-    "gpumlp/model.py": "model engine trainer saved_model out_of_memory",
+    "gpumlp/model.py": "model engine trainer saved_model out_of_memory early_updates",
     "gpumlp/optimizers.py": "optimizers engine early_updates oracle loss_scale precision",
     "gpumlp/parameters.py": "parameters optimizers model precision",
     "gpumlp/parity.py": "parity",
