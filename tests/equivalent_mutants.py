@@ -293,6 +293,12 @@ OF_PYTHON = {
             "rows = self.backend.asarray(rows) if scale == 1 else self._scaled(rows, scale)",
             "1 -> 0",
         ): "a scale is never 0, and 1 multiplies by 1",
+        (
+            "Sequential.features",
+            "rows = self.backend.asarray(rows) if scale == 1 else self._scaled(rows, scale)",
+            "self.backend.asarray(rows) if scale == 1 else self._scaled(rows, scale) -> "
+            "(self._scaled(rows, scale))",
+        ): "1 multiplies by 1",
     },
     "gpumlp/optimizers.py": {
         (
@@ -312,6 +318,12 @@ OF_PYTHON = {
             "start = position * batches.effective",
             "position * batches.effective -> (position / batches.effective)",
         ): "rows beyond the last are row 0 again, which may be replaced again",
+        (
+            "_replace_rows_near_kinks",
+            "for _ in range(10):  # under its mask a row that replaces another may be near a kink, "
+            "too",
+            "10 -> 11",
+        ): "how often it is tried",
         (
             "_replace_rows_near_kinks",
             "taken = min(batches.effective, batches.count - start)",
@@ -394,6 +406,15 @@ OF_KERNELS = {
     },
     "kernels/native.cpp": {
         (
+            "gpumlp_run",
+            "for (size_t i = 0; i < count; ++i) "
+            "parts = calls[i].parts > parts ? calls[i].parts : parts;",
+            "for (size_t i = 0; i < count; ++i) "
+            "parts = calls[i].parts > parts ? calls[i].parts : parts; -> "
+            "for (size_t i = 0; i >= count; ++i) "
+            "parts = calls[i].parts > parts ? calls[i].parts : parts;",
+        ): "how many threads there are changes the speed alone",
+        (
             "clipping",
             "SCALAR float clipping(double norm, float limit) "
             "{ return (float)(limit / (norm < limit ? limit : norm)); }",
@@ -434,6 +455,12 @@ OF_KERNELS = {
         ): "no term is above 0",
     },
     "kernels/portable.h": {
+        (
+            "value",
+            "return ((z > 0.0f ? 1.0f : 0.0f) - smoothed(t, p)) * z + tail;",
+            "return ((z > 0.0f ? 1.0f : 0.0f) - smoothed(t, p)) * z + tail; -> "
+            "return ((z >= 0.0f ? 1.0f : 0.0f) - smoothed(t, p)) * z + tail;",
+        ): "times z, which is 0",
         (
             "value",
             "const float below = expm1_(z > 0.0f ? 0.0f : z);",
